@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+/* tls_stream: an mTLS client stream to the gateway over a sys/stream.  Bounded buffers both ways; close_notify is
+ * told from truncation; why it ended is kept.  Layer: identity.  Thread: loop.
+ *
+ * Life: tls_stream_open -> on_open -> on_read* / on_drain* -> on_end once -> (owner) tls_stream_close.  A failed
+ * open goes straight to on_end.  No callback runs inside the call that caused it. */
+#ifndef SVIDMAIL_IDENTITY_TLS_STREAM_H
+#define SVIDMAIL_IDENTITY_TLS_STREAM_H
+#include "identity/stream_end.h"
+#include "identity/tls_context.h"
+
+#include <uv.h>
+
+struct tls_stream_target {
+    const char *host;      /* the gateway */
+    uint16_t port;
+    const char *sni, *alpn;
+    const struct spiffe_id *ids;
+    size_t n_ids;
+    uint64_t connect_timeout_ms, handshake_timeout_ms; /* 0 = 5000, 10000 */
+};
+
+struct tls_stream_events {
+    void (*on_open)(void *arg);
+    void (*on_read)(void *arg, struct str plain);
+    void (*on_drain)(void *arg);
+    void (*on_end)(void *arg, const struct stream_end *end);
+};
+
+struct tls_stream;
+/* Takes a reference on ctx.  All of target is copied. */
+struct tls_stream *tls_stream_open(uv_loop_t *loop, struct tls_context *ctx,
+                                   const struct tls_stream_target *target,
+                                   const struct tls_stream_events *ev, void *arg);
+/* false: over the high mark, nothing taken; wait for on_drain. */
+NODISCARD bool tls_stream_write(struct tls_stream *s, struct str plain);
+void tls_stream_read_start(struct tls_stream *s);
+void tls_stream_read_stop(struct tls_stream *s);
+/* Sends close_notify after what is queued; reading goes on. */
+void tls_stream_shutdown(struct tls_stream *s);
+/* Ends it with this cause: on_end still runs (later), unless tls_stream_close() comes first. */
+void tls_stream_abort(struct tls_stream *s, enum stream_end_cause cause, const char *detail);
+/* No callback any more; frees in the background.  Nulls *s. */
+void tls_stream_close(struct tls_stream **s);
+
+const struct tls_peer *tls_stream_peer(const struct tls_stream *s);
+struct tls_context *tls_stream_context(const struct tls_stream *s);
+/* Re-judge an open stream against the store's current state (own SVID redacted or expired, peer's bundle or
+ * chain gone or expired): aborts with END_IDENTITY_GONE if it may not live on. */
+void tls_stream_recheck(struct tls_stream *s, const struct svid_store *store, const struct clock *clock);
+
+#endif

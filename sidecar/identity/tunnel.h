@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+/* tunnel: a private unix socket whose accepted ends are each joined to an mTLS stream to the gateway: what libcurl
+ * dials (D4).  One tunnel per AWS host and gateway port.  The socket lies in a directory of mode 0700 and only our
+ * own pid is let in (SO_PEERCRED).  Layer: identity.  Thread: loop. */
+#ifndef SVIDMAIL_IDENTITY_TUNNEL_H
+#define SVIDMAIL_IDENTITY_TUNNEL_H
+#include "identity/tls_stream.h"
+
+struct tunnel_config {
+    const char *directory;       /* exists, 0700, ours */
+    const char *name;            /* file name of the socket */
+    struct tls_stream_target target;
+    unsigned max_streams;        /* gateway.max_connections */
+    uint64_t max_age_ms;         /* a stream is retired when idle after this; 0 = an hour */
+};
+
+struct tunnel;
+NODISCARD bool tunnel_new(uv_loop_t *loop, const struct tunnel_config *cfg, struct tls_contexts *contexts,
+                          struct svid_store *store, const struct clock *clock, struct tunnel **out,
+                          struct err *e);
+/* All streams are aborted; cb runs once when the socket file is gone and t is freed. */
+void tunnel_close(struct tunnel *t, void (*cb)(void *arg), void *arg);
+const char *tunnel_path(const struct tunnel *t);
+
+/* The far end of one accepted connection, named by the address the dialling socket was bound to (autobind in the
+ * abstract namespace; see aws/http.c).  Why it ended stays known for the last 64 connections. */
+struct tunnel_peer_info {
+    bool is_known;
+    struct stream_end end;       /* cause END_NONE while it lives */
+    char peer_id[256];           /* the gateway's SPIFFE ID, cut; "" before the handshake */
+    uint64_t bytes_up, bytes_down;
+};
+void tunnel_peer_info(const struct tunnel *t, const char *client_name, struct tunnel_peer_info *out);
+/* The last stream that failed to open or was cut, whoever dialled; cause END_NONE if the newest one went well. */
+const struct stream_end *tunnel_last_failure(const struct tunnel *t);
+unsigned tunnel_n_streams(const struct tunnel *t);
+
+#endif
