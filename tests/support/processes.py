@@ -51,9 +51,10 @@ def stage_program(path: str, directory: str) -> str:
 class Lines:
     """The lines of one output stream: kept, written to a file, and a condition to wait on."""
 
-    def __init__(self, stream, log_path: str):
+    def __init__(self, stream, log_path: str, on_line: Callable[[str], None] | None = None):
         self.items: list[str] = []
         self._log_path = log_path
+        self._on_line = on_line
         self._changed = threading.Condition()
         self._ended = False
         self._thread = threading.Thread(target=self._read, args=(stream,), daemon=True)
@@ -63,9 +64,12 @@ class Lines:
         with stream, open(self._log_path, "ab", buffering=0) as log:
             for raw in stream:
                 log.write(raw)
+                line = raw.decode("utf-8", "replace").rstrip("\n")
                 with self._changed:
-                    self.items.append(raw.decode("utf-8", "replace").rstrip("\n"))
+                    self.items.append(line)
                     self._changed.notify_all()
+                if self._on_line is not None:
+                    self._on_line(line)
         with self._changed:
             self._ended = True
             self._changed.notify_all()
@@ -98,7 +102,7 @@ class Process:
     """One child.  stdout and stderr are Lines; stop() asks, kill() does not."""
 
     def __init__(self, name: str, argv: list[str], *, log_dir: str, uid: int | None = None, env: dict | None = None,
-                 cwd: str | None = None):
+                 cwd: str | None = None, on_stdout: Callable[[str], None] | None = None):
         self.name = name
         setpriv = ["setpriv", "--pdeathsig", "KILL"]
         if uid is not None and os.getuid() == 0:
@@ -112,7 +116,7 @@ class Process:
             # A program that opens /dev/stdout anew needs to own what is behind it.
             os.fchown(self._popen.stdout.fileno(), uid, uid)
             os.fchown(self._popen.stderr.fileno(), uid, uid)
-        self.stdout = Lines(self._popen.stdout, os.path.join(log_dir, f"{name}.out"))
+        self.stdout = Lines(self._popen.stdout, os.path.join(log_dir, f"{name}.out"), on_stdout)
         self.stderr = Lines(self._popen.stderr, os.path.join(log_dir, f"{name}.err"))
 
     @property
