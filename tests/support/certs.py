@@ -60,7 +60,7 @@ UNSET = _Unset()
 
 def now() -> datetime.datetime:
     """The current time, in the whole seconds that X.509 can hold."""
-    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
 
 def seconds(count: float) -> datetime.timedelta:
@@ -191,9 +191,7 @@ class Credential:
     def not_after(self) -> datetime.datetime:
         return self.cert.not_valid_after_utc
 
-    def write(
-        self, directory: str | os.PathLike[str], name: str = "svid"
-    ) -> tuple[pathlib.Path, pathlib.Path]:
+    def write(self, directory: str | os.PathLike[str], name: str = "svid") -> tuple[pathlib.Path, pathlib.Path]:
         """Writes NAME.pem and NAME.key; the key first, so that a watcher of the certificate finds its key."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -254,7 +252,7 @@ class Authority:
         *,
         ca: bool | None = True,
         key_cert_sign: bool = True,
-        key_usage: Sequence[str] | None | _Unset = UNSET,
+        key_usage: Sequence[str] | _Unset | None = UNSET,
         key_kind: str = "ec-p256",
         ttl: float = 86400,
         not_before: datetime.datetime | None = None,
@@ -293,7 +291,7 @@ class Authority:
         not_before: datetime.datetime | None = None,
         not_after: datetime.datetime | None = None,
         ca: bool | None = False,
-        key_usage: Sequence[str] | None | _Unset = UNSET,
+        key_usage: Sequence[str] | _Unset | None = UNSET,
         key_usage_critical: bool = True,
         extended_key_usage: Sequence[ObjectIdentifier] | None = (SERVER_AUTH, CLIENT_AUTH),
         san_critical: bool = False,
@@ -403,7 +401,7 @@ def _with_second_san(
 ) -> x509.Certificate:
     """Repeats the SAN extension, which RFC 5280 forbids and no library makes, and signs anew."""
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
-        raise ValueError("a repeated SAN extension needs an EC issuer")
+        raise TypeError("a repeated SAN extension needs an EC issuer")
     tbs = cert.tbs_certificate_bytes
     body = _content(tbs)
     offset = 0
@@ -441,9 +439,7 @@ def _content(element: bytes) -> bytes:
 class TrustDomain:
     """A trust domain: its signing CA, its bundle, and what it has retired."""
 
-    def __init__(
-        self, name: str = "example.org", *, key_kind: str = "ec-p256", upstream: bool = False
-    ) -> None:
+    def __init__(self, name: str = "example.org", *, key_kind: str = "ec-p256", upstream: bool = False) -> None:
         self.name = name
         self.id = f"spiffe://{name}"
         self._upstream = upstream

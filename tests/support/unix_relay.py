@@ -112,9 +112,7 @@ class UnixRelay:
     def wait_for_connections(self, count: int, timeout: float = 10) -> None:
         with self._changed:
             if not self._changed.wait_for(lambda: self.accepted >= count, timeout):
-                raise TimeoutError(
-                    f"{self.front}: {self.accepted} connections, not {count}, after {timeout} s"
-                )
+                raise TimeoutError(f"{self.front}: {self.accepted} connections, not {count}, after {timeout} s")
 
     def close(self) -> None:
         with self._changed:

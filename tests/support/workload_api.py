@@ -128,6 +128,7 @@ class Issuer:
         self.jwt_age: float = 0
         self.jwt_edit: Edit | None = None
         self.edit_x509: Callable[[Any], None] | None = None
+        self.on_rotate: list[Callable[[], None]] = []  # told after each rotation: who keeps SVIDs in files
         self.calls: list[Call] = []
         self.relay: UnixRelay | None = None
         self._torn = torn
@@ -140,7 +141,6 @@ class Issuer:
         self._failures: dict[str, _Failure] = {}
         self._stalled: set[str] = set()
         self._subscribers: dict[str, list[queue.SimpleQueue]] = {rpc: [] for rpc in STREAMS}
-        self._pem_files: list[tuple[pathlib.Path, Identity, str]] = []
         self._server: grpc.Server | None = None
         self._rotate_every = rotate_every
         self._stopping = threading.Event()
@@ -179,9 +179,7 @@ class Issuer:
             handlers[rpc] = make(
                 behaviour,
                 request_deserializer=messages.message_class(request).FromString,
-                response_serializer=lambda item: (
-                    item if isinstance(item, bytes) else item.SerializeToString()
-                ),
+                response_serializer=lambda item: item if isinstance(item, bytes) else item.SerializeToString(),
             )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(messages.SERVICE, handlers),))
         server.add_insecure_port(f"unix:{path}")
@@ -250,9 +248,7 @@ class Issuer:
         else:
             self.end_streams(PERMISSION_DENIED, "no identity issued", rpc="FetchX509SVID")
 
-    def set_federated(
-        self, bundles: dict[str, bytes] | Sequence[certs.TrustDomain], *, push: bool = True
-    ) -> None:
+    def set_federated(self, bundles: dict[str, bytes] | Sequence[certs.TrustDomain], *, push: bool = True) -> None:
         """Foreign bundles: trust domains, or raw bytes by SPIFFE ID where they shall be malformed."""
         if not isinstance(bundles, dict):
             bundles = {domain.id: domain.bundle_der for domain in bundles}
@@ -276,11 +272,12 @@ class Issuer:
         self.set_response("FetchX509SVID", response, push=push)
 
     def rotate(self) -> None:
-        """New certificates and keys for every identity, pushed to every open stream, and new PEM files."""
+        """New certificates and keys for every identity, pushed to every open stream."""
         with self._changed:
             self._issue()
         self.push("FetchX509SVID")
-        self._write_pem_files()
+        for tell in self.on_rotate:
+            tell()
 
     def rotate_ca(self, *, keep_old: bool = True) -> None:
         """A new CA, new SVIDs by it; `keep_old=False` takes the former one away at the same moment."""
@@ -298,26 +295,6 @@ class Issuer:
         """The published JWT keys: what FakeAws(jwks=issuer.jwks) asks at each call."""
         with self._changed:
             return self.jwt.jwks()
-
-    def keep_pem_files(
-        self, directory: str | os.PathLike[str], identity: Identity | str, name: str = "svid"
-    ) -> pathlib.Path:
-        """Writes NAME.pem, NAME.key and bundle.pem, now and at each rotation: a gateway's SVID by file."""
-        directory = pathlib.Path(directory)
-        with self._changed:
-            self._pem_files.append((directory, self._identity(identity), name))
-        self._write_pem_files()
-        return directory
-
-    def _write_pem_files(self) -> None:
-        with self._changed:
-            for directory, identity, name in self._pem_files:
-                domain = identity.trust_domain or self.domain
-                signer = identity.authority or domain
-                options = {"ttl": identity.ttl, "dns": identity.dns, **identity.options}
-                directory.mkdir(parents=True, exist_ok=True)
-                certs.write_private(directory / "bundle.pem", domain.bundle_pem, 0o644)
-                signer.issue(identity.spiffe_id, **options).write(directory, name)
 
     # --- faults and moments ----------------------------------------------------------------------
 
@@ -495,11 +472,7 @@ class Issuer:
                 override = self._overrides.get(rpc)
             if override is not None:
                 return override
-            return (
-                self._fetch_jwt(request, context)
-                if rpc == "FetchJWTSVID"
-                else self._validate(request, context)
-            )
+            return self._fetch_jwt(request, context) if rpc == "FetchJWTSVID" else self._validate(request, context)
 
         return behaviour
 
@@ -535,6 +508,14 @@ class Issuer:
         response = messages.ValidateJWTSVIDResponse(spiffe_id=claims["sub"])
         response.claims.update(claims)
         return response
+
+
+def write_pem(issuer: Issuer, directory: str | os.PathLike[str], spiffe_id: str, ttl: float) -> None:
+    """svid.pem, svid.key and bundle.pem of one more identity: for a gateway that reads files."""
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    certs.write_private(directory / "bundle.pem", issuer.domain.bundle_pem, 0o644)
+    issuer.domain.issue(spiffe_id, ttl=ttl).write(directory)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -575,7 +556,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.jwks_file:
         certs.write_private(options.jwks_file, json.dumps(issuer.jwks()).encode(), 0o644)
     if options.pem_dir:
-        issuer.keep_pem_files(options.pem_dir, Identity(options.pem_id, ttl=options.ttl))
+        issuer.on_rotate.append(lambda: write_pem(issuer, options.pem_dir, options.pem_id, options.ttl))
+        issuer.on_rotate[0]()
     with issuer:
         print(json.dumps({"event": "listening", "socket": options.socket}), flush=True)
         signal.sigwait(signals)
