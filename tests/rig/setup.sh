@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 # Sets up what a machine lacks: Debian packages, Python environments, Go, and the real parts (SPIRE, Envoy).
 # Sourced by tests/run and deploy/demo.  Every need_* is quick when there is nothing to do.
 #
@@ -68,7 +68,7 @@ with_lock() {
     (
         flock -n 9 || { say "waiting for another run that holds ${lock##*/}"; flock 9; }
         "$@" 9>&-
-    ) 9>"$lock"
+    ) 9>"$lock" || exit 1
 }
 
 # with_progress WHAT LOG COMMAND...: output to LOG, a line every 20 s, the end of LOG on failure.

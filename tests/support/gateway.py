@@ -102,7 +102,7 @@ class Gateway:
         self.admin_port = ports.free_port()
         self.process: Process | None = None
         self._envoy = envoy
-        self._uid = uid
+        self.uid = uid
         self._on_access = on_access
         self._past_access: list[dict] = []
         os.makedirs(self._identity_dir, exist_ok=True)
@@ -127,7 +127,7 @@ class Gateway:
         self.process = Process(
             "envoy", [self._envoy, "-c", config, "--use-dynamic-base-id", "--disable-hot-restart",
                       "--concurrency", "1", "--file-flush-interval-msec", "100", "--log-level", "info"],
-            log_dir=self.directory, uid=self._uid, on_stdout=self._report_access)
+            log_dir=self.directory, uid=self.uid, on_stdout=self._report_access)
         if wait:
             self.wait_ready(timeout)
 
@@ -382,8 +382,8 @@ class Gateway:
         descriptor = os.open(path + ".new", os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as out:
             json.dump({"resources": [secret]}, out)
-            if self._uid is not None and os.getuid() == 0:
-                os.fchown(out.fileno(), self._uid, self._uid)
+            if self.uid is not None and os.getuid() == 0:
+                os.fchown(out.fileno(), self.uid, self.uid)
         os.replace(path + ".new", path)
 
 

@@ -110,7 +110,7 @@ class Process:
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
         environment.update(env or {})
         self._popen = subprocess.Popen(
-            setpriv + ["--"] + argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [*setpriv, "--", *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env=environment, cwd=cwd or log_dir, start_new_session=True)
         if uid is not None and os.getuid() == 0:
             # A program that opens /dev/stdout anew needs to own what is behind it.
