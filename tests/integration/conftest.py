@@ -11,9 +11,10 @@ import shutil
 from collections.abc import Callable
 
 import pytest
+from support.aws import FakeAws
 from support.gateway import Gateway, SpireIdentity, Upstream
 from support.processes import make_workdir, stage_program
-from support.sidecar import Sidecar, merged
+from support.sidecar import ROLE_ARN, Sidecar, merged
 from support.spire import Spire
 from support.world import GATEWAY_PATH, REGION, SES_HOST, SIDECAR_PATH, STS_HOST, USUAL_ENTRIES
 
@@ -128,12 +129,26 @@ def new_spire(programs, workdir):
 
 
 @pytest.fixture
-def aws(spire, tmp_path):
-    """A fake AWS that trusts the session's SPIRE as its OIDC provider."""
-    from support.aws import FakeAws
+def new_aws(tmp_path_factory):
+    """new_aws(spire, **settings): a fake AWS that takes the sidecar's JWT-SVIDs of that domain, for one role."""
+    fakes = []
 
-    with FakeAws(tmp_path, jwks=spire.jwks, region=REGION) as fake:
-        yield fake
+    def make(domain: Spire, **settings) -> FakeAws:
+        usual = {"jwks": domain.jwks, "issuer": domain.jwt_issuer, "subjects": [domain.id(SIDECAR_PATH)],
+                 "roles": [ROLE_ARN], "region": REGION}
+        fake = FakeAws(tmp_path_factory.mktemp("aws"), **(usual | settings))
+        fakes.append(fake)
+        fake.start()
+        return fake
+
+    yield make
+    _end_all([fake.stop for fake in fakes])
+
+
+@pytest.fixture
+def aws(new_aws, spire):
+    """The usual AWS: it trusts the session's SPIRE as its OIDC provider."""
+    return new_aws(spire)
 
 
 @pytest.fixture
