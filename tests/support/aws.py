@@ -354,7 +354,7 @@ def _control_server(aws: FakeAws, port: int) -> http.server.ThreadingHTTPServer:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="aws-control", daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), name="aws-control", daemon=True).start()
     return server
 
 

@@ -86,7 +86,6 @@ class Request:
     principal: str = ""
     signature_verified: bool = False
     message_id: str = ""
-    violations: list[str] = field(default_factory=list)
     debug: dict[str, str] = field(default_factory=dict)
     answered_at: float = 0
 
@@ -176,12 +175,14 @@ class _Reader:
         scanned = 0
         while (end := self.buffer.find(b"\r\n\r\n", scanned)) < 0:
             scanned = max(0, len(self.buffer) - 3)
-            if len(self.buffer) > MAX_HEAD_BYTES:
-                raise Refusal(400, "MalformedHttpRequestException", "headers too large", close=True)
+            if scanned > MAX_HEAD_BYTES:
+                break
             data = self.stream.recv(65536)
             if not data:
                 raise _Closed
             self.buffer += data
+        if not 0 <= end <= MAX_HEAD_BYTES:
+            raise Refusal(400, "MalformedHttpRequestException", "headers too large", close=True)
         head = bytes(self.buffer[:end])
         del self.buffer[: end + 4]
         return head

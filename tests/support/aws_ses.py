@@ -182,7 +182,7 @@ class Ses:
         if len(raw) > self.max_message_bytes:
             raise _bad(f"Message length is more than {self.max_message_bytes} bytes long: '{len(raw)}'.")
         headers = self._headers(raw)
-        recipients = self._recipients(request, parameters, headers)
+        recipients, violations = self._recipients(parameters, headers)
         sender = self._sender(parameters, headers)
         self._check_verified(sender, parameters, recipients)
         name = parameters.get("ConfigurationSetName", "")
@@ -202,10 +202,9 @@ class Ses:
                 {tag["Name"]: tag["Value"] for tag in parameters.get("EmailTags", [])},
                 self.clock(),
                 {key: value for key, value in parameters.items() if key != "Content"},
-                _violations(raw, request),
+                violations + _violations(raw, request),
             )
             request.message_id = mail.message_id
-            request.violations += mail.violations
             self.mails.append(mail)
             self.taken.notify_all()
         return Response(200, json.dumps({"MessageId": mail.message_id}).encode())
@@ -247,10 +246,11 @@ class Ses:
             seen.add(name.lower())
         return message
 
-    def _recipients(self, request: Request, parameters: dict[str, Any], headers: EmailMessage) -> list[str]:
+    def _recipients(self, parameters: dict[str, Any], headers: EmailMessage) -> tuple[list[str], list[str]]:
         destination = parameters.get("Destination")
+        violations = []
         if destination is None:
-            request.violations.append("no Destination: the envelope was taken from the headers, Bcc is lost")
+            violations.append("no Destination: the envelope was taken from the headers, Bcc is lost")
             values = [v for name in ("To", "Cc", "Bcc") for v in headers.get_all(name, [])]
             recipients = [address for _, address in email.utils.getaddresses(values)]
         else:
@@ -263,7 +263,7 @@ class Ses:
             raise _bad(f"Recipient count exceeds {MAX_RECIPIENTS}.")
         for recipient in recipients:
             check_address(recipient)
-        return recipients
+        return recipients, violations
 
     def _sender(self, parameters: dict[str, Any], headers: EmailMessage) -> str:
         value = parameters.get("FromEmailAddress") or str(headers.get("From", ""))
