@@ -50,11 +50,13 @@ need_apt_packages() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     say "apt-get install ${missing[*]}"
-    # A line now and then from dpkg is progress enough; everything goes to stderr, stdout belongs to the results.
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update >&2 || die "apt-get update failed (see above)"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends \
-        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install "${missing[@]}" >&2 ||
-        die "apt-get could not install: ${missing[*]}"
+    [ "$(id -u)" = 0 ] || as_root true      # asks for a password now, not behind the progress lines
+    mkdir -p "$SVIDMAIL_CACHE"
+    with_progress "apt-get update" "$SVIDMAIL_CACHE/apt.log" \
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update
+    with_progress "apt-get install" "$SVIDMAIL_CACHE/apt.log" \
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends \
+        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install "${missing[@]}"
 }
 
 # pins_hash FILE...: the name under which something built from these files is kept.

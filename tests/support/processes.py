@@ -5,6 +5,7 @@ setpriv gives the uid (no passwd entry is needed) and the parent-death signal: a
 nothing behind.  The pid is the program's own, setpriv having exec'd it.
 """
 
+import concurrent.futures
 import os
 import shutil
 import signal
@@ -13,6 +14,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+
+# The parent whose death counts is the thread that forked: one that lives as long as we do.
+_spawner = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="spawner")
 
 
 class Failure(AssertionError):
@@ -109,9 +113,9 @@ class Process:
             setpriv += ["--reuid", str(uid), "--regid", str(uid), "--clear-groups"]
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
         environment.update(env or {})
-        self._popen = subprocess.Popen(
-            [*setpriv, "--", *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment, cwd=cwd or log_dir, start_new_session=True)
+        self._popen = _spawner.submit(
+            subprocess.Popen, [*setpriv, "--", *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environment, cwd=cwd or log_dir, start_new_session=True).result()
         if uid is not None and os.getuid() == 0:
             # A program that opens /dev/stdout anew needs to own what is behind it.
             os.fchown(self._popen.stdout.fileno(), uid, uid)
