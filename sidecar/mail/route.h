@@ -6,6 +6,7 @@
 #include "core/smtp_reply.h"
 
 enum route_outcome { ROUTE_DELIVERED, ROUTE_RETRY, ROUTE_REJECTED, ROUTE_UNKNOWN };
+const char *route_outcome_name(enum route_outcome o);
 
 struct route_mail {
     int fd; /* canonical bytes, pread only */
@@ -31,9 +32,5 @@ struct route {
     void *(*send)(void *self, const struct route_mail *m, route_cb cb, void *arg); /* a call to cancel */
     void (*cancel)(void *self, void *call); /* cb will not run */
 };
-
-struct ses;
-/* Borrows ses. */
-struct route route_ses_api(struct ses *ses);
 
 #endif

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "app/app.h"
+#include "app/ingest.h"
+#include "app/process.h"
+#include "app/report.h"
+#include "app/results.h"
+#include "aws/credentials.h"
+#include "aws/ses.h"
+#include "aws/sts.h"
+#include "identity/jwt_cache.h"
+#include "identity/tunnel.h"
+#include "identity/workload_api.h"
+#include "mail/relay.h"
+#include "mail/route_ses_api.h"
+#include "mail/smtp_server.h"
+#include "ops/admin.h"
+#include "sys/log.h"
+#include "sys/metrics.h"
+#include "sys/timer.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#define ATTEMPT_LIMIT_MS 30000 /* the app waits that long at most: there is no spool yet */
+#define CALL_LIMIT_MS    25000 /* one HTTP call of it */
+#define DRAIN_MS         1300  /* after SIGTERM; the rest of the 2 s is for closing */
+#define USER_AGENT       "svidmail"
+
+enum tunnel_kind { TUNNEL_MAIL, TUNNEL_STS, TUNNEL_COUNT };
+
+/* Where the end stands.  Each step starts the next one from its own completion. */
+enum stop_state { RUNNING, DRAINING, CLOSING };
+
+struct app {
+    const struct config *cfg;
+    uv_loop_t loop;
+    const struct clock *clock;
+    int64_t started_at_ms;
+    char hostname[256];
+    char *run_dir;   /* 0700, holds the tunnels' sockets */
+
+    struct svid_store *svids;
+    struct svid_watch *watch;
+    struct workload_api *workload_api;
+    struct jwt_cache *jwts;
+    struct tls_contexts *contexts;
+    struct tunnel *tunnels[TUNNEL_COUNT];
+    struct http *http;
+    struct credentials *credentials;
+    struct ses *ses;
+    struct spool_dir *spool;
+    struct relay *relay;
+    struct results results;
+    struct ingest *ingest;
+    struct smtp_server *smtp;
+    struct admin *admin;
+    struct report_sources report;
+
+    uv_signal_t sigterm, sigint;
+    uv_check_t idle_check; /* while draining: is everybody gone? */
+    struct timer *drain_limit;
+    enum stop_state stop;
+    unsigned n_closing; /* tunnels */
+};
+
+/* ---- what the identities' coming and going means for the rest ---- */
+
+static void on_identity_change(void *arg)
+{
+    struct app *a = arg;
+    if (svid_store_current(a->svids) == NULL)
+        credentials_drop(a->credentials);
+    else
+        credentials_warm_up(a->credentials);
+}
+
+/* ---- stopping ---- */
+
+static void on_handle_closed(uv_handle_t *h)
+{
+    (void)h;
+}
+
+static void on_workload_api_stopped(void *arg)
+{
+    struct app *a = arg;
+    a->workload_api = NULL;
+    tls_contexts_free(&a->contexts);
+    svid_store_free(&a->svids);
+    timer_free(&a->drain_limit);
+    uv_close((uv_handle_t *)&a->sigterm, on_handle_closed);
+    uv_close((uv_handle_t *)&a->sigint, on_handle_closed);
+    uv_close((uv_handle_t *)&a->idle_check, on_handle_closed);
+}
+
+static void on_tunnel_closed(void *arg)
+{
+    struct app *a = arg;
+    if (--a->n_closing > 0)
+        return;
+    workload_api_stop(a->workload_api, on_workload_api_stopped, a);
+}
+
+static void on_smtp_closed(void *arg)
+{
+    struct app *a = arg;
+    a->smtp = NULL;
+    ingest_free(&a->ingest);
+    relay_free(&a->relay);
+    spool_dir_free(&a->spool);
+    ses_free(&a->ses);
+    svid_store_unwatch(&a->watch);
+    credentials_free(&a->credentials);
+    http_free(&a->http);
+    jwt_cache_free(&a->jwts);
+    a->n_closing = TUNNEL_COUNT;
+    for (unsigned i = 0; i < TUNNEL_COUNT; i++)
+        tunnel_close(a->tunnels[i], on_tunnel_closed, a);
+}
+
+static void stop_closing(struct app *a)
+{
+    if (a->stop == CLOSING)
+        return;
+    a->stop = CLOSING;
+    uv_check_stop(&a->idle_check);
+    timer_stop(a->drain_limit);
+    admin_close(&a->admin);
+    relay_cut(a->relay, "svidmail is stopping");
+    smtp_server_close(a->smtp, on_smtp_closed, a);
+}
+
+static void on_drain_limit(void *arg)
+{
+    stop_closing(arg);
+}
+
+static void on_idle_check(uv_check_t *check)
+{
+    struct app *a = check->data;
+    if (smtp_server_n_sessions(a->smtp) == 0 && relay_n_in_flight(a->relay) == 0)
+        stop_closing(a);
+}
+
+static void on_signal(uv_signal_t *handle, int signum)
+{
+    struct app *a = handle->data;
+    if (a->stop != RUNNING) { /* asked twice: at once */
+        if (a->stop == CLOSING)
+            _exit(0);
+        stop_closing(a);
+        return;
+    }
+    LOG(EV_APP_STOPPING, F_STR("signal", signum == SIGINT ? "SIGINT" : "SIGTERM"),
+        F_INT("sessions", smtp_server_n_sessions(a->smtp)),
+        F_INT("in_flight", relay_n_in_flight(a->relay)));
+    a->stop = DRAINING;
+    smtp_server_drain(a->smtp);
+    timer_start(a->drain_limit, DRAIN_MS);
+    uv_check_start(&a->idle_check, on_idle_check);
+}
+
+/* ---- starting ---- */
+
+static bool start_identity(struct app *a, struct err *e)
+{
+    const struct config *c = a->cfg;
+    const struct svid_choice choices[SVID_ROLE_COUNT] = {
+        [SVID_MESH] = {c->identity.mesh.spiffe_id, c->identity.mesh.hint},
+        [SVID_AWS] = {c->identity.aws.spiffe_id, c->identity.aws.hint}};
+    a->svids = svid_store_new(choices, a->clock, &a->loop);
+    const struct workload_api_config wl = {.endpoint = c->identity.endpoint};
+    if (!workload_api_new(&wl, a->svids, a->clock, &a->loop, &a->workload_api, e))
+        return false;
+    a->jwts = jwt_cache_new(a->workload_api, a->svids, a->clock, &a->loop);
+    a->contexts = tls_contexts_new(a->svids, SVID_MESH, a->clock);
+    return true;
+}
+
+static bool start_tunnel(struct app *a, enum tunnel_kind kind, struct err *e)
+{
+    const struct config *c = a->cfg;
+    bool is_nested = kind == TUNNEL_STS || c->gateway.tls == CONFIG_TLS_END_TO_END;
+    const struct tunnel_config t = {
+        .directory = a->run_dir,
+        .name = kind == TUNNEL_STS ? "sts" : "mail",
+        .max_streams = (unsigned)c->gateway.max_connections,
+        .target = {.host = c->gateway.host,
+                   .port = (uint16_t)(is_nested ? c->gateway.port_end_to_end : c->gateway.port_api),
+                   .sni = kind == TUNNEL_STS ? c->aws.sts_host : c->ses.host,
+                   .alpn = is_nested ? NULL : "http/1.1",
+                   .ids = c->gateway.ids,
+                   .n_ids = c->gateway.n_ids}};
+    return tunnel_new(&a->loop, &t, a->contexts, a->svids, a->clock, &a->tunnels[kind], e);
+}
+
+static bool start_aws(struct app *a, struct err *e)
+{
+    const struct config *c = a->cfg;
+    for (unsigned i = 0; i < TUNNEL_COUNT; i++)
+        if (!start_tunnel(a, (enum tunnel_kind)i, e))
+            return false;
+    const struct http_config http = {.ca_file = c->aws.ca_file,
+                                     .max_connections = (unsigned)c->gateway.max_connections,
+                                     .user_agent = USER_AGENT};
+    if (!http_new(&a->loop, &http, &a->http, e))
+        return false;
+    const struct sts_config sts = {.host = c->aws.sts_host,
+                                   .role_arn = c->aws.role_arn,
+                                   .session_name = c->aws.session_name,
+                                   .audience = c->aws.audience,
+                                   .duration_s = (unsigned)(c->aws.duration_ms / 1000)};
+    struct credentials_source source =
+        sts_source_new(&sts, a->http, a->tunnels[TUNNEL_STS], a->jwts, a->svids, a->clock);
+    a->credentials = credentials_new(source, a->clock, &a->loop);
+    const struct ses_config ses = {.host = c->ses.host,
+                                   .region = c->ses.region,
+                                   .is_end_to_end = c->gateway.tls == CONFIG_TLS_END_TO_END,
+                                   .configuration_set = c->ses.configuration_set,
+                                   .from_identity_arn = c->ses.from_identity_arn,
+                                   .tenant = c->ses.tenant,
+                                   .tags = c->ses.tags,
+                                   .n_tags = c->ses.n_tags,
+                                   .timeout_ms = CALL_LIMIT_MS};
+    a->ses = ses_new(&ses, a->http, a->tunnels[TUNNEL_MAIL], a->credentials, a->clock, &a->loop);
+    a->watch = svid_store_watch(a->svids, on_identity_change, a);
+    return true;
+}
+
+static bool start_mail(struct app *a, struct err *e)
+{
+    const struct config *c = a->cfg;
+    if (!process_find_spool(c->delivery.spool_path, &a->spool, e))
+        return false;
+    const struct relay_config relay = {.attempt_limit_ms = ATTEMPT_LIMIT_MS};
+    a->relay = relay_new(&a->loop, &relay, route_ses_api(a->ses));
+    const struct ingest_config in = {.policy = {.senders = c->policy.senders,
+                                                .recipients_allow = c->policy.recipients_allow,
+                                                .recipients_deny = c->policy.recipients_deny},
+                                     .log_recipients = c->log.recipients};
+    a->ingest = ingest_new(&in, a->svids, a->spool, a->relay, a->clock, &a->results);
+    const unsigned recipients = c->smtp.max_recipients < SES_RECIPIENTS_MAX
+                                    ? (unsigned)c->smtp.max_recipients
+                                    : SES_RECIPIENTS_MAX;
+    const struct smtp_server_config smtp = {
+        .hostname = a->hostname,
+        .listen = c->smtp.addresses,
+        .n_listen = c->smtp.n_addresses,
+        .max_message_bytes = c->smtp.max_message_bytes,
+        .max_recipients = recipients, /* splitting comes with the spool */
+        .max_connections = (unsigned)c->smtp.max_connections,
+        .idle_timeout_ms = c->smtp.idle_timeout_ms,
+        .refuse_bare_lf = c->smtp.bare_newline == CONFIG_NEWLINE_REJECT,
+        .accepts_any_auth = c->smtp.auth == CONFIG_AUTH_ACCEPT_ANY,
+        .allow_headers = (const char *const *)c->ses.allow_headers};
+    return smtp_server_new(&a->loop, &smtp, &ingest_events, a->ingest, a->clock, &a->smtp, e);
+}
+
+/* First of all: a second svidmail with the same admin socket ends here, before it touches anything. */
+static bool start_admin(struct app *a, struct err *e)
+{
+    const struct admin_config admin = {.socket_path = a->cfg->admin.socket,
+                                       .metrics_listen = a->cfg->admin.metrics_listen};
+    struct admin_endpoint endpoints[REPORT_ENDPOINTS];
+    report_endpoints(&a->report, endpoints);
+    return admin_new(&a->loop, &admin, endpoints, REPORT_ENDPOINTS, &a->admin, e);
+}
+
+/* Before the loop runs, so before anybody can ask. */
+static void fill_report(struct app *a)
+{
+    a->report = (struct report_sources){.config = a->cfg,
+                                        .clock = a->clock,
+                                        .started_at_ms = a->started_at_ms,
+                                        .svids = a->svids,
+                                        .workload_api = a->workload_api,
+                                        .credentials = a->credentials,
+                                        .tunnels = a->tunnels,
+                                        .n_tunnels = TUNNEL_COUNT,
+                                        .smtp = a->smtp,
+                                        .results = &a->results};
+}
+
+static void start_signals(struct app *a)
+{
+    a->drain_limit = timer_new(&a->loop, on_drain_limit, a);
+    uv_check_init(&a->loop, &a->idle_check);
+    a->idle_check.data = a;
+    uv_signal_init(&a->loop, &a->sigterm);
+    uv_signal_init(&a->loop, &a->sigint);
+    a->sigterm.data = a->sigint.data = a;
+    uv_signal_start(&a->sigterm, on_signal, SIGTERM);
+    uv_signal_start(&a->sigint, on_signal, SIGINT);
+}
+
+static bool start(struct app *a, struct err *e)
+{
+    process_hostname(a->hostname, sizeof a->hostname);
+    if (!process_check_network(a->cfg->smtp.allow_host_network, e) || !start_admin(a, e) ||
+        !process_make_run_dir(a->cfg->admin.socket, &a->run_dir, e))
+        return false;
+    if (!start_identity(a, e) || !start_aws(a, e) || !start_mail(a, e))
+        return false;
+    fill_report(a);
+    start_signals(a);
+    workload_api_start(a->workload_api);
+    return true;
+}
+
+bool app_run(const struct config *cfg, struct err *e)
+{
+    process_harden();
+    log_init(cfg->log.level, cfg->log.format);
+    struct app *a = xcalloc(1, sizeof *a);
+    a->cfg = cfg;
+    a->clock = clock_system();
+    a->started_at_ms = clock_wall_ms(a->clock);
+    CHECK(uv_loop_init(&a->loop) == 0);
+    if (!start(a, e)) {
+        process_remove_run_dir(&a->run_dir);
+        free(a); /* the process ends: what had been started is left to it */
+        return false;
+    }
+    metric_set(M_BUILD_INFO, METRIC_L(report_version(), report_commit()), 1);
+    LOG(EV_APP_STARTED, F_STR("version", report_version()), F_STR("commit", report_commit()),
+        F_STR("hostname", a->hostname), F_STR("spool", spool_dir_path(a->spool)));
+    uv_run(&a->loop, UV_RUN_DEFAULT);
+    LOG(EV_APP_STOPPED, F_INT("uptime_ms", clock_wall_ms(a->clock) - a->started_at_ms));
+    CHECK(uv_loop_close(&a->loop) == 0); /* every handle was closed by its owner */
+    process_remove_run_dir(&a->run_dir);
+    free(a);
+    return true;
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "mail/smtp_session.h"
+#include "base/mem.h"
+#include "sys/log.h"
+#include "sys/metrics.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define OUT_MAX        (64u << 10)
+#define IN_MAX         (128u << 10) /* twice what one read can bring */
+#define FLUSH_MS       2000
+
+#define IN(s)  (1u << (s))
+#define IN_TX  (IN(ST_MAIL) | IN(ST_RCPT) | IN(ST_BODY))
+
+// clang-format off
+static const struct { const char *name; uint32_t next; } states[ST_COUNT] = {
+    [ST_GREET]   = { "greet",   IN(ST_READY) | IN(ST_CLOSING) },
+    [ST_READY]   = { "ready",   IN(ST_READY) | IN(ST_AUTH) | IN(ST_MAIL) | IN(ST_CLOSING) },
+    [ST_AUTH]    = { "auth",    IN(ST_READY) | IN(ST_CLOSING) },
+    [ST_MAIL]    = { "mail",    IN(ST_RCPT) | IN(ST_READY) | IN(ST_CLOSING) },
+    [ST_RCPT]    = { "rcpt",    IN(ST_RCPT) | IN(ST_BODY) | IN(ST_READY) | IN(ST_CLOSING) },
+    [ST_BODY]    = { "body",    IN(ST_VERDICT) | IN(ST_READY) | IN(ST_CLOSING) },
+    [ST_VERDICT] = { "verdict", IN(ST_READY) | IN(ST_CLOSING) },
+    [ST_CLOSING] = { "closing", 0 },
+};
+// clang-format on
+
+void session_move(struct session *s, enum session_state to) /* the only writer of s->state */
+{
+    CHECK(states[s->state].next & IN(to));
+    s->state = to;
+    CHECK((s->mail != NULL) == ((IN(to) & IN_TX) != 0)); /* nothing of a mail outlives it */
+    CHECK((s->ticket != NULL) == (to == ST_VERDICT));
+}
+
+void session_end_tx(struct session *s, enum session_state to) /* every end of a mail the session still owns */
+{
+    mail_free(&s->mail);
+    session_move(s, to);
+}
+
+static void count_reply(int code)
+{
+    char text[16];
+    snprintf(text, sizeof text, "%d", code);
+    metric_add(M_SMTP_REPLY, METRIC_L(text), 1);
+}
+
+void session_raw(struct session *s, struct str bytes, int code)
+{
+    count_reply(code);
+    if (!buf_append_str(&s->out, bytes))
+        session_cut(s); /* it sends commands and reads no answers */
+}
+
+void session_reply_full(struct session *s, const struct smtp_reply *r)
+{
+    count_reply(r->code);
+    if (!smtp_reply_write(r, &s->out))
+        session_cut(s);
+}
+
+void session_reply(struct session *s, int code, const char *enhanced, const char *fmt, ...)
+{
+    char text[SMTP_REPLY_TEXT_MAX + 1];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    struct smtp_reply r;
+    smtp_reply_set(&r, code, enhanced, "%s", text);
+    session_reply_full(s, &r);
+}
+
+static void forget(struct session *s) /* the stream is closed or closing by itself */
+{
+    struct smtp_server *server = s->server;
+    LOG(EV_SMTP_SESSION_CLOSED, F_STR("session", s->id), F_STR("state", states[s->state].name));
+    if (s->ticket != NULL)
+        s->ticket->session = NULL;
+    mail_free(&s->mail);
+    timer_free(&s->idle);
+    list_remove(&s->link);
+    server->n_sessions--;
+    metric_set(M_SMTP_SESSIONS, METRIC_NONE, server->n_sessions);
+    buf_release(&s->in);
+    buf_release(&s->out);
+    free(s);
+    smtp_server_maybe_closed(server);
+}
+
+static void on_closed(void *arg)
+{
+    struct session *s = arg;
+    forget(s);
+}
+
+static void leave_tx(struct session *s)
+{
+    mail_free(&s->mail);
+    if (s->ticket != NULL)
+        s->ticket->session = NULL;
+    s->ticket = NULL;
+    timer_stop(s->idle);
+    session_move(s, ST_CLOSING);
+}
+
+void session_cut(struct session *s)
+{
+    if (s->state == ST_CLOSING)
+        return;
+    leave_tx(s);
+    stream_close(&s->stream);
+}
+
+void session_finish(struct session *s)
+{
+    if (s->state == ST_CLOSING)
+        return;
+    leave_tx(s);
+    if (s->out.len > 0 && !stream_write(s->stream, buf_str(&s->out)))
+        buf_clear(&s->out); /* it reads nothing anyway */
+    stream_close_after_flush(&s->stream, FLUSH_MS);
+}
+
+void session_drain(struct session *s)
+{
+    if (s->state == ST_CLOSING || s->state == ST_BODY || s->state == ST_VERDICT)
+        return;
+    session_reply(s, 421, "4.3.2", "%s svidmail is stopping, try again soon", s->server->cfg.hostname);
+    session_finish(s);
+}
+
+static void flush(struct session *s)
+{
+    if (s->state == ST_CLOSING || s->out.len == 0)
+        return;
+    if (stream_write(s->stream, buf_str(&s->out)))
+        buf_clear(&s->out);
+    else
+        stream_read_stop(s->stream); /* no more commands until the answers are read; see on_drain */
+}
+
+static void run_event(struct session *s, const struct smtp_event *ev)
+{
+    switch (ev->kind) {
+    case SMTP_EV_NONE:
+        break;
+    case SMTP_EV_COMMAND:
+        if (s->state == ST_AUTH)
+            smtp_cmd_auth_line(s, (struct str){s->parser.line, 1});
+        else
+            smtp_cmd_run(s, ev);
+        break;
+    case SMTP_EV_LINE_TOO_LONG:
+        session_reply(s, 500, "5.5.2", "Line too long");
+        break;
+    case SMTP_EV_BODY:
+        smtp_cmd_body(s, ev->body);
+        break;
+    case SMTP_EV_BODY_END:
+        smtp_cmd_body_end(s, ev);
+        break;
+    }
+}
+
+/* Feed bytes to the parser until they are used up, or the app has to wait for a verdict. */
+static void feed(struct session *s, struct str *bytes)
+{
+    while (s->state != ST_CLOSING && s->state != ST_VERDICT) {
+        struct smtp_event ev = smtp_parser_next(&s->parser, bytes);
+        if (ev.kind == SMTP_EV_NONE)
+            break;
+        run_event(s, &ev);
+    }
+}
+
+static void on_read(void *arg, struct str bytes)
+{
+    struct session *s = arg;
+    timer_start(s->idle, s->server->cfg.idle_timeout_ms);
+    feed(s, &bytes);
+    flush(s);
+    if (s->state == ST_VERDICT) {
+        stream_read_stop(s->stream);
+        if (!buf_append_str(&s->in, bytes)) /* pipelined behind the final dot */
+            session_cut(s);
+    }
+}
+
+/* After a verdict: what was pipelined behind the final dot, then the socket again. */
+static void resume(struct session *s)
+{
+    struct str left = buf_str(&s->in);
+    size_t before = left.len;
+    feed(s, &left);
+    if (s->state == ST_CLOSING)
+        return;
+    buf_consume(&s->in, before - left.len);
+    flush(s);
+    if (s->state != ST_VERDICT && s->state != ST_CLOSING && s->out.len == 0)
+        stream_read_start(s->stream);
+}
+
+static void on_drain(void *arg)
+{
+    struct session *s = arg;
+    flush(s);
+    if (s->out.len == 0 && s->state != ST_VERDICT && s->state != ST_CLOSING)
+        stream_read_start(s->stream);
+}
+
+static void on_end(void *arg, const struct err *e)
+{
+    (void)e;
+    session_cut(arg);
+}
+
+static void on_idle(void *arg)
+{
+    struct session *s = arg;
+    if (s->state == ST_VERDICT) { /* the relay has its own limit */
+        timer_start(s->idle, s->server->cfg.idle_timeout_ms);
+        return;
+    }
+    session_reply(s, 421, "4.4.2", "%s idle for too long, closing", s->server->cfg.hostname);
+    session_finish(s);
+}
+
+bool smtp_server_reply(struct smtp_ticket **pt, const struct smtp_reply *r)
+{
+    struct smtp_ticket *t = *pt;
+    struct session *s = t->session;
+    *pt = NULL;
+    free(t);
+    if (s == NULL) {
+        count_reply(r->code);
+        return false;
+    }
+    s->ticket = NULL;
+    session_move(s, ST_READY);
+    session_reply_full(s, r);
+    timer_start(s->idle, s->server->cfg.idle_timeout_ms);
+    if (s->server->is_draining)
+        session_drain(s);
+    else
+        resume(s);
+    return true;
+}
+
+static void refuse(struct session *s)
+{
+    LOG(EV_SMTP_SESSION_REFUSED, F_INT("sessions", s->server->n_sessions - 1));
+    session_reply(s, 421, "4.3.2", "%s too many connections, try again soon", s->server->cfg.hostname);
+    session_finish(s);
+}
+
+void session_start(struct smtp_server *server, uv_stream_t *listener, bool is_local_socket)
+{
+    static const struct stream_events events = {
+        .on_read = on_read, .on_end = on_end, .on_drain = on_drain, .on_closed = on_closed};
+    struct session *s = xcalloc(1, sizeof *s);
+    struct err e;
+    if (!stream_accept(listener, &events, s, (struct stream_limits){OUT_MAX}, &s->stream, &e)) {
+        free(s); /* out of descriptors or already gone: nobody to answer */
+        return;
+    }
+    s->server = server;
+    s->is_local_socket = is_local_socket;
+    snprintf(s->id, sizeof s->id, "s%llx", (unsigned long long)++server->n_accepted & 0xffffffffffull);
+    buf_init(&s->in, IN_MAX);
+    buf_init(&s->out, OUT_MAX);
+    smtp_parser_init(&s->parser, server->cfg.refuse_bare_lf);
+    s->idle = timer_new(server->loop, on_idle, s);
+    list_push_back(&server->sessions, &s->link);
+    server->n_sessions++;
+    metric_set(M_SMTP_SESSIONS, METRIC_NONE, server->n_sessions);
+    LOG(EV_SMTP_SESSION_OPENED, F_STR("session", s->id));
+    if (server->n_sessions > server->cfg.max_connections || server->is_draining) {
+        refuse(s);
+        return;
+    }
+    struct smtp_reply hello;
+    smtp_reply_set(&hello, 220, "", "%s svidmail ESMTP", server->cfg.hostname);
+    session_reply_full(s, &hello);
+    flush(s);
+    timer_start(s->idle, server->cfg.idle_timeout_ms);
+    stream_read_start(s->stream);
+}
