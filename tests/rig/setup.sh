@@ -59,6 +59,15 @@ need_apt_packages() {
         -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install "${missing[@]}"
 }
 
+# clang's headers by the release's default version; clang-tidy itself is pinned elsewhere and takes either.
+clang_headers_package() {
+    # shellcheck source=/dev/null
+    case $(. /etc/os-release && echo "${VERSION_ID:-}") in
+    12) echo libclang-common-14-dev ;;
+    *) echo libclang-common-19-dev ;;
+    esac
+}
+
 # pins_hash FILE...: the name under which something built from these files is kept.
 pins_hash() { (cd "$SETUP_ROOT" && sha256sum "$@") | sha256sum | cut -c1-16; }
 

@@ -114,8 +114,8 @@ class Process:
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
         environment.update(env or {})
         self._popen = _spawner.submit(
-            subprocess.Popen, [*setpriv, "--", *argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env=environment, cwd=cwd or log_dir, start_new_session=True).result()
+            subprocess.Popen, [*setpriv, "--", *argv], env=environment, cwd=cwd or log_dir, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE).result()
         if uid is not None and os.getuid() == 0:
             # A program that opens /dev/stdout anew needs to own what is behind it.
             os.fchown(self._popen.stdout.fileno(), uid, uid)
