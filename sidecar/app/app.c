@@ -38,7 +38,7 @@ struct app {
     const struct clock *clock;
     int64_t started_at_ms;
     char hostname[256];
-    char *run_dir;   /* 0700, holds the tunnels' sockets */
+    char *run_dir; /* 0700, holds the tunnels' sockets */
 
     struct svid_store *svids;
     struct svid_watch *watch;
@@ -257,7 +257,8 @@ static bool start_mail(struct app *a, struct err *e)
     return smtp_server_new(&a->loop, &smtp, &ingest_events, a->ingest, a->clock, &a->smtp, e);
 }
 
-/* First of all: a second svidmail with the same admin socket ends here, before it touches anything. */
+/* First of all: a second svidmail with the same admin socket ends here, before it touches anything.
+ */
 static bool start_admin(struct app *a, struct err *e)
 {
     const struct admin_config admin = {.socket_path = a->cfg->admin.socket,

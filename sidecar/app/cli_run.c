@@ -39,8 +39,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
 
 int cli_run(int argc, char **argv)
 {
-    static const struct argp parser = {options, parse_option, NULL,
-                                       "Run the sidecar until SIGTERM.", NULL, NULL, NULL};
+    static const struct argp parser = {
+        options, parse_option, NULL, "Run the sidecar until SIGTERM.", NULL, NULL, NULL};
     struct run_options o = {.config_file = CONFIG_DEFAULT_FILE};
     argp_err_exit_status = 2;
     argp_parse(&parser, argc, argv, 0, NULL, &o);

@@ -64,9 +64,10 @@ static void on_mail(void *arg, const struct mail *m, struct smtp_reply *refusal)
     struct ingest *in = arg;
     struct err e;
     if (m->from.len == 0)
-        smtp_reply_set(refusal, 550, "5.7.1",
-                       "SES cannot send with the null sender <>: bounces and notifications need a real "
-                       "MAIL FROM address");
+        smtp_reply_set(
+            refusal, 550, "5.7.1",
+            "SES cannot send with the null sender <>: bounces and notifications need a real "
+            "MAIL FROM address");
     else if (!policy_allows_sender(&in->cfg.policy, &m->from))
         smtp_reply_set(refusal, 550, "5.7.1", "Sender <%s> is not in policy.senders", m->from.text);
     else if (!has_identities(in, &e))
@@ -79,7 +80,8 @@ static void on_rcpt(void *arg, const struct mail *m, const struct mail_path *to,
     (void)m;
     struct ingest *in = arg;
     if (mail_path_domain(to).len == 0)
-        smtp_reply_set(refusal, 553, "5.1.3", "<%s> has no domain: SES needs a full address", to->text);
+        smtp_reply_set(refusal, 553, "5.1.3", "<%s> has no domain: SES needs a full address",
+                       to->text);
     else if (!policy_allows_recipient(&in->cfg.policy, to))
         smtp_reply_set(refusal, 550, "5.7.1", "Recipient <%s> is not allowed by policy.recipients",
                        to->text);
@@ -97,7 +99,8 @@ static struct spool_file *on_data(void *arg, const struct mail *m, struct smtp_r
 }
 
 /* Local parts are personal data: by default the log has a short digest that support can compare. */
-static void name_recipient(const struct ingest *in, const struct mail_path *to, char *out, size_t cap)
+static void name_recipient(const struct ingest *in, const struct mail_path *to, char *out,
+                           size_t cap)
 {
     if (in->cfg.log_recipients == CONFIG_RECIPIENTS_FULL) {
         str_copy(out, cap, mail_path_str(to));
@@ -140,10 +143,11 @@ static void log_mail(const struct ingest *in, const struct mail *m, const struct
         F_STR("aws_request_id", r->request_id), F_STR("gateway", r->peer_id),
         F_S("from_domain", mail_path_domain(&m->from)), F_STR("to", to),
         F_INT("recipients", m->n_recipients), F_INT("bytes", spool_file_len(m->file)),
-        F_INT("receive_us", m->dot_at_us - m->begun_at_us), F_INT("credentials_us", r->credentials_us),
-        F_INT("connect_us", r->connect_us), F_INT("sent_us", r->sent_us),
-        F_INT("attempt_us", r->total_us), F_INT("total_us", now - m->begun_at_us),
-        F_BOOL("new_connection", r->is_new_connection), F_BOOL("app_left", has_app_left));
+        F_INT("receive_us", m->dot_at_us - m->begun_at_us),
+        F_INT("credentials_us", r->credentials_us), F_INT("connect_us", r->connect_us),
+        F_INT("sent_us", r->sent_us), F_INT("attempt_us", r->total_us),
+        F_INT("total_us", now - m->begun_at_us), F_BOOL("new_connection", r->is_new_connection),
+        F_BOOL("app_left", has_app_left));
 }
 
 static const char *result_name(const struct smtp_reply *r)
@@ -190,8 +194,8 @@ static void on_refused(void *arg, const struct mail *m, const struct smtp_reply 
     struct ingest *in = arg;
     char to[600];
     name_recipients(in, m, to, sizeof to);
-    LOG(EV_SMTP_TX_REFUSED, F_STR("mail", m->id), F_STR("session", m->session), F_INT("code", r->code),
-        F_STR("enhanced", r->enhanced), F_STR("reply", r->text),
+    LOG(EV_SMTP_TX_REFUSED, F_STR("mail", m->id), F_STR("session", m->session),
+        F_INT("code", r->code), F_STR("enhanced", r->enhanced), F_STR("reply", r->text),
         F_S("from_domain", mail_path_domain(&m->from)), F_STR("to", to));
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* ingest: the glue of a mail's life: smtp_server's events -> policy -> spool file -> relay -> reply, log line,
- * metrics.  Layer: app.  Thread: loop. */
+/* ingest: the glue of a mail's life: smtp_server's events -> policy -> spool file -> relay ->
+ * reply, log line, metrics.  Layer: app.  Thread: loop. */
 #ifndef SVIDMAIL_APP_INGEST_H
 #define SVIDMAIL_APP_INGEST_H
 #include "app/config.h"

@@ -19,7 +19,8 @@ void process_harden(void)
     const struct rlimit none = {0, 0};
     (void)setrlimit(RLIMIT_CORE, &none);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-    (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0); /* keys are in memory; the leak checker would need ptrace */
+    (void)prctl(PR_SET_DUMPABLE, 0, 0, 0,
+                0); /* keys are in memory; the leak checker would need ptrace */
 #endif
     (void)prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
     (void)signal(SIGPIPE, SIG_IGN);
@@ -32,10 +33,11 @@ bool process_check_network(bool is_allowed, struct err *e)
     const char *pod = getenv("SVIDMAIL_POD_IP"), *host = getenv("SVIDMAIL_HOST_IP");
     if (is_allowed || pod == NULL || host == NULL || *pod == '\0' || strcmp(pod, host) != 0)
         return true;
-    return err_set(e, ERR_DENIED, 0,
-                   "this pod uses the host's network (%s): every process of the node could send mail through "
-                   "127.0.0.1 here; set smtp.allow_host_network: true if that is wanted",
-                   host);
+    return err_set(
+        e, ERR_DENIED, 0,
+        "this pod uses the host's network (%s): every process of the node could send mail through "
+        "127.0.0.1 here; set smtp.allow_host_network: true if that is wanted",
+        host);
 }
 
 /* Ours alone, or not used: somebody else's directory may be a trap. */
@@ -70,10 +72,11 @@ bool process_make_run_dir(const char *admin_socket, char **out, struct err *e)
     if (mkdtemp(path) == NULL) {
         int saved = errno;
         free(path);
-        return err_set(e, ERR_IO, saved,
-                       "no directory for private sockets: neither beside admin.socket (%s) nor in %s "
-                       "(mount an emptyDir at one of them)",
-                       admin_socket, tmp);
+        return err_set(
+            e, ERR_IO, saved,
+            "no directory for private sockets: neither beside admin.socket (%s) nor in %s "
+            "(mount an emptyDir at one of them)",
+            admin_socket, tmp);
     }
     *out = path;
     return true;

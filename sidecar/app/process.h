@@ -5,20 +5,23 @@
 #include "base/err.h"
 #include "mail/spool_file.h"
 
-/* No core dump, no ptrace, no SIGPIPE, one malloc arena, one name look-up thread.  Before any thread starts. */
+/* No core dump, no ptrace, no SIGPIPE, one malloc arena, one name look-up thread.  Before any
+ * thread starts. */
 void process_harden(void);
 
-/* Refuses the node's own network, where every process of the node could send mail through us (D9).  Known by the
- * downward API: SVIDMAIL_POD_IP (status.podIP) equal to SVIDMAIL_HOST_IP (status.hostIP). */
+/* Refuses the node's own network, where every process of the node could send mail through us (D9).
+ * Known by the downward API: SVIDMAIL_POD_IP (status.podIP) equal to SVIDMAIL_HOST_IP
+ * (status.hostIP). */
 NODISCARD bool process_check_network(bool is_allowed, struct err *e);
 
-/* A directory of mode 0700 that is ours, for the tunnels' sockets: beside the admin socket, else in $TMPDIR or /tmp.
- * *out is malloc'd. */
+/* A directory of mode 0700 that is ours, for the tunnels' sockets: beside the admin socket, else in
+ * $TMPDIR or /tmp. *out is malloc'd. */
 NODISCARD bool process_make_run_dir(const char *admin_socket, char **out, struct err *e);
 /* Removes it; nulls *dir; NULL is fine. */
 void process_remove_run_dir(char **dir);
 
-/* Where mails lie on their way: configured, else $TMPDIR, /tmp, /var/tmp, beside what can be written. */
+/* Where mails lie on their way: configured, else $TMPDIR, /tmp, /var/tmp, beside what can be
+ * written. */
 NODISCARD bool process_find_spool(const char *configured, struct spool_dir **out, struct err *e);
 
 /* The host's name, only letters, digits, '.' and '-'; "localhost" if it has none. */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* buf: growing bytes with a maximum given at creation.  Consumed from the front, appended at the end.
- * Layer: base. */
+/* buf: growing bytes with a maximum given at creation.  Consumed from the front, appended at the
+ * end. Layer: base. */
 #ifndef SVIDMAIL_BASE_BUF_H
 #define SVIDMAIL_BASE_BUF_H
 #include "base/check.h"

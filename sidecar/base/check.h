@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-/* check: assertions that stay on in a release.  For our own bugs only, never for what a peer, the disk
- * or the agent sends.  Layer: base. */
+/* check: assertions that stay on in a release.  For our own bugs only, never for what a peer, the
+ * disk or the agent sends.  Layer: base. */
 #ifndef SVIDMAIL_BASE_CHECK_H
 #define SVIDMAIL_BASE_CHECK_H
 
-#define NODISCARD       __attribute__((warn_unused_result))
+#define NODISCARD         __attribute__((warn_unused_result))
 #define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
 
 /* Prints where and what to stderr and aborts. */

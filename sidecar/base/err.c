@@ -13,8 +13,8 @@ static const char *const names[ERR_COUNT] = {
 
 void check_failed(const char *file, int line, const char *what)
 {
-    fprintf(stderr, "{\"level\":\"fatal\",\"event\":\"bug\",\"at\":\"%s:%d\",\"check\":\"%s\"}\n", file,
-            line, what);
+    fprintf(stderr, "{\"level\":\"fatal\",\"event\":\"bug\",\"at\":\"%s:%d\",\"check\":\"%s\"}\n",
+            file, line, what);
     abort();
 }
 
@@ -44,7 +44,8 @@ bool err_wrap(struct err *e, const char *fmt, ...)
     int n = vsnprintf(e->msg, sizeof e->msg, fmt, ap);
     va_end(ap);
     if (n >= 0 && (size_t)n < sizeof e->msg)
-        snprintf(e->msg + n, sizeof e->msg - (size_t)n, ": %.*s", (int)(sizeof e->msg) - n - 3, inner);
+        snprintf(e->msg + n, sizeof e->msg - (size_t)n, ": %.*s", (int)(sizeof e->msg) - n - 3,
+                 inner);
     return false;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* err: why a fallible call failed.  The code is a class that decides retry and SMTP reply; the text is
- * for people.  Caller-owned, no allocation, may cross threads.  Layer: base. */
+/* err: why a fallible call failed.  The code is a class that decides retry and SMTP reply; the text
+ * is for people.  Caller-owned, no allocation, may cross threads.  Layer: base. */
 #ifndef SVIDMAIL_BASE_ERR_H
 #define SVIDMAIL_BASE_ERR_H
 #include "base/check.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* list: an intrusive doubly linked list.  A head and its items are the same type; an item that is on no
- * list points to itself.  Layer: base. */
+/* list: an intrusive doubly linked list.  A head and its items are the same type; an item that is
+ * on no list points to itself.  Layer: base. */
 #ifndef SVIDMAIL_BASE_LIST_H
 #define SVIDMAIL_BASE_LIST_H
 #include "base/mem.h"
@@ -38,8 +38,8 @@ static inline void list_remove(struct list *item)
 }
 
 /* Walks head; the body may remove and free the item it was given, no other. */
-#define LIST_EACH(it, head)                                                                            \
-    for (struct list *it = (head)->next, *it##_next = it->next; it != (head);                          \
+#define LIST_EACH(it, head)                                                                        \
+    for (struct list *it = (head)->next, *it##_next = it->next; it != (head);                      \
          it = it##_next, it##_next = it->next)
 
 #endif

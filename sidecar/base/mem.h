@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* mem: small allocations that cannot fail (they abort), and scope-bound release.  What a peer sizes is
- * capped before it comes here.  Layer: base. */
+/* mem: small allocations that cannot fail (they abort), and scope-bound release.  What a peer sizes
+ * is capped before it comes here.  Layer: base. */
 #ifndef SVIDMAIL_BASE_MEM_H
 #define SVIDMAIL_BASE_MEM_H
 #include "base/check.h"

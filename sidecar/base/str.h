@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* str: a borrowed run of bytes with its length.  Not NUL-terminated, may hold any byte.  Layer: base. */
+/* str: a borrowed run of bytes with its length.  Not NUL-terminated, may hold any byte.  Layer:
+ * base. */
 #ifndef SVIDMAIL_BASE_STR_H
 #define SVIDMAIL_BASE_STR_H
 #include "base/check.h"
@@ -35,7 +36,8 @@ NODISCARD bool str_to_u64(struct str s, uint64_t *out);
 char *str_dup(struct str s);
 /* Copy what fits into buf (cap > 0), always NUL-terminated; returns buf. */
 char *str_copy(char *buf, size_t cap, struct str s);
-/* As str_copy, but each control byte, each byte >= 127 and the backslash becomes \xNN: for logs and replies. */
+/* As str_copy, but each control byte, each byte >= 127 and the backslash becomes \xNN: for logs and
+ * replies. */
 char *str_escape(char *buf, size_t cap, struct str s);
 
 char ascii_lower(char c);

@@ -10,7 +10,8 @@ struct backoff {
 };
 
 void backoff_init(struct backoff *b, uint32_t base_ms, uint32_t cap_ms);
-/* The next delay: uniform in [cap'/2, cap'] with cap' = min(cap, base * 2^n); random is any 32 random bits. */
+/* The next delay: uniform in [cap'/2, cap'] with cap' = min(cap, base * 2^n); random is any 32
+ * random bits. */
 uint32_t backoff_next_ms(struct backoff *b, uint32_t random);
 void backoff_reset(struct backoff *b);
 

@@ -12,8 +12,8 @@ struct base64_encoder {
 #define BASE64_LEN(n) (((n) + 2) / 3 * 4)
 
 void base64_init(struct base64_encoder *b);
-/* Encodes in, keeping up to 2 bytes for the next call; out has room for BASE64_LEN(in.len + 2) + 1 (a NUL is
- * written behind).  Returns the number of characters. */
+/* Encodes in, keeping up to 2 bytes for the next call; out has room for BASE64_LEN(in.len + 2) + 1
+ * (a NUL is written behind).  Returns the number of characters. */
 size_t base64_update(struct base64_encoder *b, struct str in, char *out);
 /* The last group with padding, 0 or 4 characters and a NUL: out has room for 5. */
 size_t base64_final(struct base64_encoder *b, char *out);

@@ -92,8 +92,8 @@ static void give_up(struct attempt *a, const char *why)
                                .message_id = "",
                                .request_id = "",
                                .peer_id = ""};
-    smtp_reply_set(&res.reply, 451, "4.4.2", "%s; SES may have taken the mail (X-Svidmail-Id %s)", why,
-                   a->mail->id);
+    smtp_reply_set(&res.reply, 451, "4.4.2", "%s; SES may have taken the mail (X-Svidmail-Id %s)",
+                   why, a->mail->id);
     a->relay->route.cancel(a->relay->route.self, a->call);
     finish(a, &res);
 }

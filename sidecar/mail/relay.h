@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* relay: takes a whole mail, brings it to SES by a route, tells how it went.  Without a spool there is one attempt
- * per mail, and the app waits for it: a slow SES must not be answered by a 451 that makes a duplicate.
- * Layer: mail.  Thread: loop. */
+/* relay: takes a whole mail, brings it to SES by a route, tells how it went.  Without a spool there
+ * is one attempt per mail, and the app waits for it: a slow SES must not be answered by a 451 that
+ * makes a duplicate. Layer: mail.  Thread: loop. */
 #ifndef SVIDMAIL_MAIL_RELAY_H
 #define SVIDMAIL_MAIL_RELAY_H
 #include "mail/mail.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* route: a way to SES.  One vtable so that the relay does not know which.  Layer: mail.  Thread: loop. */
+/* route: a way to SES.  One vtable so that the relay does not know which.  Layer: mail.  Thread:
+ * loop. */
 #ifndef SVIDMAIL_MAIL_ROUTE_H
 #define SVIDMAIL_MAIL_ROUTE_H
 #include "core/mail_address.h"
@@ -18,7 +19,7 @@ struct route_mail {
 struct route_result {
     enum route_outcome outcome;
     struct smtp_reply reply;
-    const char *error;     /* class for metrics; "" when delivered */
+    const char *error;                             /* class for metrics; "" when delivered */
     const char *message_id, *request_id, *peer_id; /* borrowed for the callback, "" if none */
     bool is_new_connection;
     uint64_t credentials_us, connect_us, sent_us, total_us;
@@ -29,7 +30,8 @@ struct route {
     const char *name;
     void *self;
     size_t max_recipients;
-    void *(*send)(void *self, const struct route_mail *m, route_cb cb, void *arg); /* a call to cancel */
+    void *(*send)(void *self, const struct route_mail *m, route_cb cb,
+                  void *arg);               /* a call to cancel */
     void (*cancel)(void *self, void *call); /* cb will not run */
 };
 

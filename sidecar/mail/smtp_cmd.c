@@ -11,9 +11,9 @@
 
 #define MAX_ERRORS 20 /* bad commands in a row, then 421 */
 
-#define IN(s)   (1u << (s))
-#define IN_ENV  (IN(ST_MAIL) | IN(ST_RCPT))
-#define IN_ANY  (IN(ST_GREET) | IN(ST_READY) | IN_ENV)
+#define IN(s)  (1u << (s))
+#define IN_ENV (IN(ST_MAIL) | IN(ST_RCPT))
+#define IN_ANY (IN(ST_GREET) | IN(ST_READY) | IN_ENV)
 
 static void bad_command(struct session *s, int code, const char *enhanced, const char *text)
 {
@@ -157,8 +157,9 @@ static void start_body(struct session *s)
     const struct smtp_server_config *cfg = &s->server->cfg;
     char date[40], received[600], message_id[320];
     mail_header_date(date, clock_wall_ms(s->server->clock));
-    snprintf(received, sizeof received, "from %s (%s)\r\n\tby %.200s (svidmail) with %s id %s;\r\n\t%s",
-             s->helo, s->is_local_socket ? "local socket" : "localhost", cfg->hostname,
+    snprintf(received, sizeof received,
+             "from %s (%s)\r\n\tby %.200s (svidmail) with %s id %s;\r\n\t%s", s->helo,
+             s->is_local_socket ? "local socket" : "localhost", cfg->hostname,
              s->is_esmtp ? "ESMTP" : "SMTP", s->mail->id, date);
     snprintf(message_id, sizeof message_id, "<%s@%.200s>", s->mail->id, cfg->hostname);
     struct mail_body_config body = {.received = received,
@@ -221,8 +222,9 @@ static void judge_defect(struct mail *m, enum smtp_body_defect defect)
     case SMTP_BODY_OK:
         break;
     case SMTP_BODY_BARE_CR:
-        smtp_reply_set(&m->refusal, 554, "5.6.11",
-                       "The mail holds a carriage return without a line feed: lines must end in CRLF");
+        smtp_reply_set(
+            &m->refusal, 554, "5.6.11",
+            "The mail holds a carriage return without a line feed: lines must end in CRLF");
         break;
     case SMTP_BODY_BARE_LF:
         smtp_reply_set(&m->refusal, 554, "5.6.11",
@@ -246,7 +248,8 @@ static void finish_body(struct mail *m)
         header_refusal(m, &e);
     if (m->refusal.code == 0 && !spool_file_finish(m->file, &e))
         smtp_reply_set(&m->refusal, e.code == ERR_LIMIT ? 452 : 451,
-                       e.code == ERR_LIMIT ? "4.3.1" : "4.3.0", "The mail cannot be stored: %s", e.msg);
+                       e.code == ERR_LIMIT ? "4.3.1" : "4.3.0", "The mail cannot be stored: %s",
+                       e.msg);
     mail_body_free(&m->body);
 }
 
@@ -296,7 +299,8 @@ static void run_help(struct session *s, struct str arg)
 {
     (void)arg;
     session_reply(s, 214, "2.0.0",
-                  "svidmail takes EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT and relays to Amazon SES; "
+                  "svidmail takes EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT and relays to "
+                  "Amazon SES; "
                   "see svidmail(8), or ask: svidmail status");
 }
 
@@ -314,7 +318,8 @@ static void run_http(struct session *s, struct str arg)
     session_finish(s);
 }
 
-/* Apps insist on user and password fields: whatever comes is accepted, decoration only (RFC 4954). */
+/* Apps insist on user and password fields: whatever comes is accepted, decoration only (RFC 4954).
+ */
 static void run_auth(struct session *s, struct str arg)
 {
     if (!s->server->cfg.accepts_any_auth) {
@@ -333,8 +338,9 @@ static void run_auth(struct session *s, struct str arg)
         return;
     }
     session_move(s, ST_AUTH);
-    session_raw(s, is_login ? (has_initial ? STR("334 UGFzc3dvcmQ6\r\n") : STR("334 VXNlcm5hbWU6\r\n"))
-                            : STR("334 \r\n"),
+    session_raw(s,
+                is_login ? (has_initial ? STR("334 UGFzc3dvcmQ6\r\n") : STR("334 VXNlcm5hbWU6\r\n"))
+                         : STR("334 \r\n"),
                 334);
 }
 
@@ -361,6 +367,14 @@ static void run_unknown(struct session *s, struct str arg)
 {
     (void)arg;
     bad_command(s, 500, "5.5.2", "Unknown command");
+}
+
+void smtp_cmd_line_too_long(struct session *s, const struct smtp_event *ev)
+{
+    if (ev->verb == SMTP_HTTP)
+        run_http(s, ev->arg);
+    else
+        bad_command(s, 500, "5.5.2", "Line too long");
 }
 
 // clang-format off

@@ -82,7 +82,8 @@ static void take_tcp_name(struct smtp_server *s, struct listener *l)
         port = ntohs(at.ss_family == AF_INET ? ((struct sockaddr_in *)&at)->sin_port
                                              : ((struct sockaddr_in6 *)&at)->sin6_port);
     }
-    s->listener_names[s->n_listeners] = xasprintf(at.ss_family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip, port);
+    s->listener_names[s->n_listeners] =
+        xasprintf(at.ss_family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip, port);
 }
 
 static int listen_tcp(struct smtp_server *s, struct listener *l, const struct listen_address *a)
@@ -104,7 +105,8 @@ static int listen_unix(struct smtp_server *s, struct listener *l, const struct l
     CHECK(uv_pipe_init(s->loop, &l->uv.pipe, 0) == 0);
     struct stat st;
     if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
-        unlink(path); /* left behind by a former life; the TCP port tells whether another one lives */
+        unlink(
+            path); /* left behind by a former life; the TCP port tells whether another one lives */
     int rc = uv_pipe_bind(&l->uv.pipe, path);
     if (rc == 0)
         rc = uv_listen(&l->uv.stream, BACKLOG, on_connection);
@@ -177,7 +179,8 @@ bool smtp_server_new(uv_loop_t *loop, const struct smtp_server_config *cfg,
     for (size_t i = 0; i < n && ok; i++)
         ok = open_listener(s, &cfg->listen[i], e);
     if (!drop_empty_names(s) && ok)
-        ok = err_set(e, ERR_UNAVAIL, 0, "none of the addresses in smtp.listen can be had on this machine");
+        ok = err_set(e, ERR_UNAVAIL, 0,
+                     "none of the addresses in smtp.listen can be had on this machine");
     if (!ok) {
         smtp_server_close(s, NULL, NULL);
         return false;
@@ -192,7 +195,7 @@ void smtp_server_drain(struct smtp_server *s)
     for (unsigned i = 0; i < s->n_listeners; i++)
         close_listener(&s->listeners[i]);
     LIST_EACH(it, &s->sessions)
-        session_drain(CONTAINER_OF(it, struct session, link));
+    session_drain(CONTAINER_OF(it, struct session, link));
 }
 
 void smtp_server_close(struct smtp_server *s, void (*cb)(void *arg), void *arg)
@@ -203,7 +206,7 @@ void smtp_server_close(struct smtp_server *s, void (*cb)(void *arg), void *arg)
     for (unsigned i = 0; i < s->n_listeners; i++)
         close_listener(&s->listeners[i]);
     LIST_EACH(it, &s->sessions)
-        session_cut(CONTAINER_OF(it, struct session, link));
+    session_cut(CONTAINER_OF(it, struct session, link));
     if (s->n_sessions == 0 && s->n_open_handles == 0)
         smtp_server_maybe_closed(s);
 }

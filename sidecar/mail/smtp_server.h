@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* smtp_server: the door for the app: SMTP on loopback and unix sockets.  Listeners, limits, sessions.
- * It knows the protocol; what is done with a mail is told by the owner through struct smtp_events.
- * Layer: mail.  Thread: loop.  Sources: RFC 5321, 1870 (SIZE), 2034 (codes), 2920 (PIPELINING), 6152 (8BITMIME),
- * 4954 (AUTH). */
+/* smtp_server: the door for the app: SMTP on loopback and unix sockets.  Listeners, limits,
+ * sessions. It knows the protocol; what is done with a mail is told by the owner through struct
+ * smtp_events. Layer: mail.  Thread: loop.  Sources: RFC 5321, 1870 (SIZE), 2034 (codes), 2920
+ * (PIPELINING), 6152 (8BITMIME), 4954 (AUTH). */
 #ifndef SVIDMAIL_MAIL_SMTP_SERVER_H
 #define SVIDMAIL_MAIL_SMTP_SERVER_H
 #include "core/listen_address.h"
@@ -13,15 +13,15 @@
 #include <uv.h>
 
 struct smtp_server_config {
-    const char *hostname;          /* greeting and Received: no SMTP keyword in it */
+    const char *hostname;                /* greeting and Received: no SMTP keyword in it */
     const struct listen_address *listen; /* borrowed while smtp_server_new() runs */
     size_t n_listen;
     uint64_t max_message_bytes;
-    unsigned max_recipients;       /* the next one gets 452 4.5.3 */
+    unsigned max_recipients; /* the next one gets 452 4.5.3 */
     unsigned max_connections;
     uint64_t idle_timeout_ms;
-    bool refuse_bare_lf;           /* else normalised to CRLF */
-    bool accepts_any_auth;         /* AUTH PLAIN and LOGIN are offered and accept everything */
+    bool refuse_bare_lf;              /* else normalised to CRLF */
+    bool accepts_any_auth;            /* AUTH PLAIN and LOGIN are offered and accept everything */
     const char *const *allow_headers; /* X-SES-* let through, NULL-terminated */
 };
 
@@ -41,18 +41,19 @@ struct smtp_events {
 };
 
 struct smtp_server;
-/* Opens every listener.  One that the machine cannot have (no IPv6) is logged and left out as long as another is
- * open.  ERR_UNAVAIL: an address is in use, or none could be opened. */
+/* Opens every listener.  One that the machine cannot have (no IPv6) is logged and left out as long
+ * as another is open.  ERR_UNAVAIL: an address is in use, or none could be opened. */
 NODISCARD bool smtp_server_new(uv_loop_t *loop, const struct smtp_server_config *cfg,
                                const struct smtp_events *ev, void *arg, const struct clock *clock,
                                struct smtp_server **out, struct err *e);
-/* The verdict for the mail of this ticket, which is gone afterwards.  false: the app had left meanwhile. */
+/* The verdict for the mail of this ticket, which is gone afterwards.  false: the app had left
+ * meanwhile. */
 bool smtp_server_reply(struct smtp_ticket **t, const struct smtp_reply *r);
 
 /* No new connections; idle sessions get 421; sessions with a mail under way may end it. */
 void smtp_server_drain(struct smtp_server *s);
-/* What is still there is cut; cb runs once when everything is closed and s is freed.  Tickets still out stay valid
- * (smtp_server_reply() then says false). */
+/* What is still there is cut; cb runs once when everything is closed and s is freed.  Tickets still
+ * out stay valid (smtp_server_reply() then says false). */
 void smtp_server_close(struct smtp_server *s, void (*cb)(void *arg), void *arg);
 unsigned smtp_server_n_sessions(const struct smtp_server *s);
 /* Addresses really open, as text, NULL-terminated, borrowed ("127.0.0.1:2525"). */

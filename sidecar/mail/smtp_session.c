@@ -9,12 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OUT_MAX        (64u << 10)
-#define IN_MAX         (128u << 10) /* twice what one read can bring */
-#define FLUSH_MS       2000
+#define OUT_MAX  (64u << 10)
+#define IN_MAX   (128u << 10) /* twice what one read can bring */
+#define FLUSH_MS 2000
 
-#define IN(s)  (1u << (s))
-#define IN_TX  (IN(ST_MAIL) | IN(ST_RCPT) | IN(ST_BODY))
+#define IN(s) (1u << (s))
+#define IN_TX (IN(ST_MAIL) | IN(ST_RCPT) | IN(ST_BODY))
 
 // clang-format off
 static const struct { const char *name; uint32_t next; } states[ST_COUNT] = {
@@ -37,7 +37,8 @@ void session_move(struct session *s, enum session_state to) /* the only writer o
     CHECK((s->ticket != NULL) == (to == ST_VERDICT));
 }
 
-void session_end_tx(struct session *s, enum session_state to) /* every end of a mail the session still owns */
+void session_end_tx(struct session *s,
+                    enum session_state to) /* every end of a mail the session still owns */
 {
     mail_free(&s->mail);
     session_move(s, to);
@@ -131,7 +132,8 @@ void session_drain(struct session *s)
 {
     if (s->state == ST_CLOSING || s->state == ST_BODY || s->state == ST_VERDICT)
         return;
-    session_reply(s, 421, "4.3.2", "%s svidmail is stopping, try again soon", s->server->cfg.hostname);
+    session_reply(s, 421, "4.3.2", "%s svidmail is stopping, try again soon",
+                  s->server->cfg.hostname);
     session_finish(s);
 }
 
@@ -152,12 +154,12 @@ static void run_event(struct session *s, const struct smtp_event *ev)
         break;
     case SMTP_EV_COMMAND:
         if (s->state == ST_AUTH)
-            smtp_cmd_auth_line(s, (struct str){s->parser.line, 1});
+            smtp_cmd_auth_line(s, ev->verb == SMTP_UNKNOWN ? ev->arg : STR(""));
         else
             smtp_cmd_run(s, ev);
         break;
     case SMTP_EV_LINE_TOO_LONG:
-        session_reply(s, 500, "5.5.2", "Line too long");
+        smtp_cmd_line_too_long(s, ev);
         break;
     case SMTP_EV_BODY:
         smtp_cmd_body(s, ev->body);
@@ -255,7 +257,8 @@ bool smtp_server_reply(struct smtp_ticket **pt, const struct smtp_reply *r)
 static void refuse(struct session *s)
 {
     LOG(EV_SMTP_SESSION_REFUSED, F_INT("sessions", s->server->n_sessions - 1));
-    session_reply(s, 421, "4.3.2", "%s too many connections, try again soon", s->server->cfg.hostname);
+    session_reply(s, 421, "4.3.2", "%s too many connections, try again soon",
+                  s->server->cfg.hostname);
     session_finish(s);
 }
 
@@ -271,7 +274,8 @@ void session_start(struct smtp_server *server, uv_stream_t *listener, bool is_lo
     }
     s->server = server;
     s->is_local_socket = is_local_socket;
-    snprintf(s->id, sizeof s->id, "s%llx", (unsigned long long)++server->n_accepted & 0xffffffffffull);
+    snprintf(s->id, sizeof s->id, "s%llx",
+             (unsigned long long)++server->n_accepted & 0xffffffffffull);
     buf_init(&s->in, IN_MAX);
     buf_init(&s->out, OUT_MAX);
     smtp_parser_init(&s->parser, server->cfg.refuse_bare_lf);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /* smtp_session: one connection of the app (private to smtp_server, smtp_session and smtp_cmd).
  *
- * Happy path: GREET -EHLO-> READY -MAIL-> MAIL -RCPT-> RCPT -DATA-> BODY -final dot-> VERDICT -reply-> READY.
- * Failures: a refusal during BODY is kept in the mail and told after the final dot; a client that leaves frees its
- * mail unless the verdict is awaited: then the mail lives on at its taker, and the ticket finds nobody.
- * Layer: mail.  Thread: loop. */
+ * Happy path: GREET -EHLO-> READY -MAIL-> MAIL -RCPT-> RCPT -DATA-> BODY -final dot-> VERDICT
+ * -reply-> READY. Failures: a refusal during BODY is kept in the mail and told after the final dot;
+ * a client that leaves frees its mail unless the verdict is awaited: then the mail lives on at its
+ * taker, and the ticket finds nobody. Layer: mail.  Thread: loop. */
 #ifndef SVIDMAIL_MAIL_SMTP_SESSION_H
 #define SVIDMAIL_MAIL_SMTP_SESSION_H
 #include "base/buf.h"
@@ -15,9 +15,9 @@
 #include "sys/timer.h"
 
 enum session_state {
-    ST_GREET,   /* before (HE)EHLO */
+    ST_GREET, /* before (HE)EHLO */
     ST_READY,
-    ST_AUTH,    /* a line of an AUTH exchange is awaited */
+    ST_AUTH, /* a line of an AUTH exchange is awaited */
     ST_MAIL,
     ST_RCPT,
     ST_BODY,
@@ -37,16 +37,16 @@ struct session {
     struct timer *idle;
     enum session_state state;
     char id[12];
-    char helo[128];           /* safe characters only */
+    char helo[128]; /* safe characters only */
     bool is_esmtp;
     bool is_local_socket;
-    unsigned n_errors;        /* bad commands in a row */
-    unsigned auth_lines_left; /* ST_AUTH */
-    struct mail *mail;        /* exactly in MAIL, RCPT, BODY */
+    unsigned n_errors;          /* bad commands in a row */
+    unsigned auth_lines_left;   /* ST_AUTH */
+    struct mail *mail;          /* exactly in MAIL, RCPT, BODY */
     struct smtp_ticket *ticket; /* exactly in VERDICT */
     struct smtp_parser parser;
-    struct buf in;            /* unparsed bytes that came while the app has to wait */
-    struct buf out;           /* replies of one batch */
+    struct buf in;  /* unparsed bytes that came while the app has to wait */
+    struct buf out; /* replies of one batch */
 };
 
 struct smtp_server {
@@ -86,6 +86,8 @@ void session_finish(struct session *s);
 
 /* smtp_cmd.c: looks the verb up in the table and runs it. */
 void smtp_cmd_run(struct session *s, const struct smtp_event *ev);
+/* A line that was dropped because of its length. */
+void smtp_cmd_line_too_long(struct session *s, const struct smtp_event *ev);
 /* A line of an AUTH exchange. */
 void smtp_cmd_auth_line(struct session *s, struct str line);
 /* Body bytes and the final dot. */

@@ -9,9 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define POOL_MAX         16
-#define KEEP_BYTES       (1u << 20) /* a longer file is cut before it waits in the pool */
-#define BUFFER_BYTES     4096       /* header lines come one by one: one write for many */
+#define POOL_MAX     16
+#define KEEP_BYTES   (1u << 20) /* a longer file is cut before it waits in the pool */
+#define BUFFER_BYTES 4096       /* header lines come one by one: one write for many */
 
 struct spool_dir {
     char *path;
@@ -22,12 +22,13 @@ struct spool_dir {
 struct spool_file {
     struct spool_dir *dir;
     int fd;
-    uint64_t len;     /* with what is still buffered */
+    uint64_t len; /* with what is still buffered */
     size_t n_buffered;
     char buffered[BUFFER_BYTES];
 };
 
-/* O_TMPFILE where the file system knows it (not overlayfs of old kernels), else create and unlink. */
+/* O_TMPFILE where the file system knows it (not overlayfs of old kernels), else create and unlink.
+ */
 static int open_unlinked(const char *dir)
 {
     int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* clock: what time it is, injectable for tests.  Wall time judges validity (certificates, tokens: a timer
- * stands still in a suspended machine); monotonic time measures and schedules.
- * Layer: sys.  Thread: any. */
+/* clock: what time it is, injectable for tests.  Wall time judges validity (certificates, tokens: a
+ * timer stands still in a suspended machine); monotonic time measures and schedules. Layer: sys.
+ * Thread: any. */
 #ifndef SVIDMAIL_SYS_CLOCK_H
 #define SVIDMAIL_SYS_CLOCK_H
 #include <stdint.h>

@@ -24,7 +24,8 @@ static struct inbox_msg *take_all(struct inbox *ib)
 static void deliver_all(struct inbox *ib)
 {
     struct inbox_msg *next;
-    for (struct inbox_msg *m = take_all(ib); m != NULL; m = next) { /* wake-ups coalesce: drain all */
+    for (struct inbox_msg *m = take_all(ib); m != NULL;
+         m = next) { /* wake-ups coalesce: drain all */
         next = m->next;
         m->deliver(m, ib->owner);
     }

@@ -48,8 +48,8 @@ bool log_level_parse(struct str name, enum log_level *out)
     return false;
 }
 
-/* JSON string body: quotes and controls escaped; bytes that are not ASCII as \u00XX, so that a line is
- * always valid whatever a peer sent. */
+/* JSON string body: quotes and controls escaped; bytes that are not ASCII as \u00XX, so that a line
+ * is always valid whatever a peer sent. */
 static bool put_escaped(struct buf *b, struct str s)
 {
     size_t n = s.len < FIELD_MAX_BYTES ? s.len : FIELD_MAX_BYTES;
@@ -95,10 +95,11 @@ void log_write(enum log_event event, const struct log_field *fields, size_t n)
     clock_format_rfc3339(when, clock_wall_ms(clock_system()));
     struct buf b;
     buf_init(&b, LINE_MAX_BYTES);
-    bool ok = buf_printf(&b,
-                         line_format == LOG_JSON ? "{\"time\":\"%s\",\"level\":\"%s\",\"event\":\"%s\""
-                                                 : "%s %-5s %s",
-                         when, level_names[info->level], info->name);
+    bool ok =
+        buf_printf(&b,
+                   line_format == LOG_JSON ? "{\"time\":\"%s\",\"level\":\"%s\",\"event\":\"%s\""
+                                           : "%s %-5s %s",
+                   when, level_names[info->level], info->name);
     for (size_t i = 0; ok && i < n; i++) {
         size_t before = b.len;
         ok = put_field(&b, &fields[i]) && buf_room(&b) > 2;

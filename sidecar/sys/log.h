@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* log: one line per event on stderr: time, level, event name from log_events.def, typed fields.
- * Strings are escaped and cut here, so peer text may be passed as it is.  Never pass a mail body, a key or
- * a token.  Layer: sys.  Thread: loop (other threads post to an inbox instead). */
+ * Strings are escaped and cut here, so peer text may be passed as it is.  Never pass a mail body, a
+ * key or a token.  Layer: sys.  Thread: loop (other threads post to an inbox instead). */
 #ifndef SVIDMAIL_SYS_LOG_H
 #define SVIDMAIL_SYS_LOG_H
 #include "base/err.h"
@@ -38,17 +38,19 @@ void log_init(enum log_level least, enum log_format format);
 void log_set_level(enum log_level least);
 bool log_level_parse(struct str name, enum log_level *out);
 
-/* LOG(EV_SVID_ROTATED, F_STR("spiffe_id", id), F_INT("generation", 3)); an empty string field is left out. */
+/* LOG(EV_SVID_ROTATED, F_STR("spiffe_id", id), F_INT("generation", 3)); an empty string field is
+ * left out. */
 #define LOG(event, ...)                                                                            \
     log_write((event), (const struct log_field[]){__VA_ARGS__},                                    \
               ARRAY_LEN(((const struct log_field[]){__VA_ARGS__})))
 /* As LOG, plus error_class and error taken from e. */
-#define LOG_ERR(event, e, ...) LOG(event, F_STR("class", err_code_name((e)->code)), F_STR("error", (e)->msg), __VA_ARGS__)
+#define LOG_ERR(event, e, ...)                                                                     \
+    LOG(event, F_STR("class", err_code_name((e)->code)), F_STR("error", (e)->msg), __VA_ARGS__)
 
 void log_write(enum log_event event, const struct log_field *fields, size_t n);
 
-/* True if a line equal in event and key was logged less than window_ms ago: repeated troubles are told
- * once per window.  key may be NULL. */
+/* True if a line equal in event and key was logged less than window_ms ago: repeated troubles are
+ * told once per window.  key may be NULL. */
 bool log_is_repeat(enum log_event event, const char *key, uint64_t window_ms);
 
 #endif

@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_SERIES  64  /* per metric: a label value taken from a peer must not grow without end */
-#define LABEL_MAX   64
-#define MAX_LABELS  3
+#define MAX_SERIES 64 /* per metric: a label value taken from a peer must not grow without end */
+#define LABEL_MAX  64
+#define MAX_LABELS 3
 
 enum kind { K_COUNTER, K_GAUGE, K_HISTOGRAM };
 
@@ -120,7 +120,8 @@ double metric_get(enum metric m, struct metric_labels labels)
     return info[m].kind == K_HISTOGRAM ? (double)s->count : s->value;
 }
 
-/* {a="x",b="y"} with one more label, if given.  Values are ours or were escaped where they entered. */
+/* {a="x",b="y"} with one more label, if given.  Values are ours or were escaped where they entered.
+ */
 static bool write_labels(struct buf *out, enum metric m, const struct series *s, const char *le)
 {
     struct str names = str_from(info[m].labels);
@@ -166,14 +167,15 @@ static bool write_histogram(struct buf *out, enum metric m, const struct series 
     }
     return buf_printf(out, "svidmail_%s_sum", info[m].name) && write_labels(out, m, s, NULL) &&
            buf_printf(out, " %.9g\nsvidmail_%s_count", s->value, info[m].name) &&
-           write_labels(out, m, s, NULL) && buf_printf(out, " %llu\n", (unsigned long long)s->count);
+           write_labels(out, m, s, NULL) &&
+           buf_printf(out, " %llu\n", (unsigned long long)s->count);
 }
 
 static bool write_metric(struct buf *out, enum metric m)
 {
     static const char *const kinds[] = {"counter", "gauge", "histogram"};
-    if (!buf_printf(out, "# HELP svidmail_%s %s\n# TYPE svidmail_%s %s\n", info[m].name, info[m].help,
-                    info[m].name, kinds[info[m].kind]))
+    if (!buf_printf(out, "# HELP svidmail_%s %s\n# TYPE svidmail_%s %s\n", info[m].name,
+                    info[m].help, info[m].name, kinds[info[m].kind]))
         return false;
     if (table[m].n == 0 && info[m].labels[0] == '\0')
         (void)get(m, METRIC_NONE); /* a series without labels starts at 0, not absent */
@@ -181,8 +183,8 @@ static bool write_metric(struct buf *out, enum metric m)
         const struct series *s = &table[m].series[i];
         bool ok = info[m].kind == K_HISTOGRAM
                       ? write_histogram(out, m, s)
-                      : buf_printf(out, "svidmail_%s", info[m].name) && write_labels(out, m, s, NULL) &&
-                            buf_printf(out, " %.15g\n", s->value);
+                      : buf_printf(out, "svidmail_%s", info[m].name) &&
+                            write_labels(out, m, s, NULL) && buf_printf(out, " %.15g\n", s->value);
         if (!ok)
             return false;
     }

@@ -18,7 +18,8 @@ enum metric {
     M_COUNT
 };
 
-/* Label values in the order of metrics.def, at most 3, "" where absent: METRIC_L("ses-api", "delivered"). */
+/* Label values in the order of metrics.def, at most 3, "" where absent: METRIC_L("ses-api",
+ * "delivered"). */
 struct metric_labels {
     const char *v[3];
 };

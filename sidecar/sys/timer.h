@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* timer: a one-shot timer on the loop.  After timer_stop() or timer_free() its callback does not run any
- * more; the handle closes by itself.  Layer: sys.  Thread: loop. */
+/* timer: a one-shot timer on the loop.  After timer_stop() or timer_free() its callback does not
+ * run any more; the handle closes by itself.  Layer: sys.  Thread: loop. */
 #ifndef SVIDMAIL_SYS_TIMER_H
 #define SVIDMAIL_SYS_TIMER_H
 #include <stdbool.h>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* test: TEST(module, behaviour) { ... } registers itself; CMake makes it ctest's unit.<module>.<behaviour>.
- * Assertions are cmocka's.  A test program runs all its tests, or the one named by its first argument. */
+/* test: TEST(module, behaviour) { ... } registers itself; CMake makes it ctest's
+ * unit.<module>.<behaviour>. Assertions are cmocka's.  A test program runs all its tests, or the
+ * one named by its first argument. */
 #ifndef SVIDMAIL_TESTS_TEST_H
 #define SVIDMAIL_TESTS_TEST_H
 #include <setjmp.h>

@@ -81,7 +81,8 @@ TEST(base, list_each_allows_removal_of_the_current_item)
         list_push_back(&head, &items[i].link);
     }
     int sum = 0;
-    LIST_EACH(it, &head) {
+    LIST_EACH(it, &head)
+    {
         sum += CONTAINER_OF(it, struct item, link)->n;
         list_remove(it);
     }
