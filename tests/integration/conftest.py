@@ -8,13 +8,14 @@ for a domain of its own (`new_spire`).  Gateway, AWS and sidecar are each test's
 import os
 import pathlib
 import shutil
+import subprocess
 from collections.abc import Callable
 
 import pytest
 from support.aws import FakeAws
 from support.gateway import Gateway, SpireIdentity, Upstream
 from support.processes import make_workdir, stage_program
-from support.sidecar import ROLE_ARN, Sidecar, merged
+from support.sidecar import ROLE_ARN, SANITIZERS, SIDECAR_UID, Sidecar, merged
 from support.spire import Spire
 from support.world import GATEWAY_PATH, REGION, SES_HOST, SIDECAR_PATH, STS_HOST, USUAL_ENTRIES
 
@@ -74,6 +75,18 @@ def programs():
     directory = make_workdir("svidmail-bin-")
     yield Programs(directory)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def svidmail(programs):
+    """svidmail("check-config", FILE, uid=…, **run's own options): the program alone, to its end."""
+
+    def run(*arguments: str, uid: int = SIDECAR_UID, **options) -> subprocess.CompletedProcess:
+        usual = {"capture_output": True, "text": True, "timeout": 60, "cwd": "/", "user": uid, "group": uid,
+                 "extra_groups": [], "env": {"PATH": os.environ["PATH"], **SANITIZERS}}
+        return subprocess.run([programs.svidmail, *arguments], **(usual | options))
+
+    return run
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ class Sidecar:
         self.config_file = os.path.join(directory, "svidmail.yaml")
         self._env = SANITIZERS | (env or {})
         self._arguments = list(arguments)
+        self.last_words = ""
         self._expected: list[tuple[str, dict]] = []
         self._past_events: list[dict] = []
         self._past_noise: list[str] = []
@@ -101,9 +102,12 @@ class Sidecar:
         self._ended(0)
 
     def wait_exit(self, timeout: float = 10) -> int:
-        """For a sidecar that ends by itself: the exit code, which is then not check()'s business."""
-        code = self.process.wait(timeout)
+        """For a sidecar that ends by itself: the exit code; what it said is in last_words, not check()'s business."""
+        process = self.process
+        code = process.wait(timeout)
         self._ended(0)
+        self.last_words = "\n".join(process.stderr.items)
+        self._past_noise.clear()
         return code
 
     def restart(self) -> None:
