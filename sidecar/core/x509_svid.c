@@ -243,8 +243,8 @@ NODISCARD static bool check_leaf_usage(const X509 *leaf, struct err *e)
         return err_set(e, ERR_SYNTAX, 0, "the certificate's keyUsage has cRLSign");
     if (!(usage & KU_DIGITAL_SIGNATURE))
         return err_set(e, ERR_SYNTAX, 0, "the certificate's keyUsage lacks digitalSignature");
-    uint32_t both = XKU_SSL_SERVER | XKU_SSL_CLIENT;
-    if ((flags & EXFLAG_XKUSAGE) && (X509_get_extended_key_usage((X509 *)leaf) & both) != both)
+    uint32_t both = XKU_SSL_SERVER | XKU_SSL_CLIENT; /* an absent extension has all bits */
+    if ((X509_get_extended_key_usage((X509 *)leaf) & both) != both)
         return err_set(e, ERR_SYNTAX, 0,
                        "the certificate's extendedKeyUsage lacks serverAuth or clientAuth");
     return true;
@@ -290,7 +290,7 @@ NODISCARD static bool refuse_path(X509_STORE_CTX *ctx, struct err *e)
         return err_set(e, ERR_EXPIRED, 0, "%s has expired (not after %s)", whose,
                        format_time(when, X509_get0_notAfter(cert)));
     case X509_V_ERR_CERT_NOT_YET_VALID:
-        return err_set(e, ERR_UNAVAIL, 0, "%s is not yet valid (not before %s)", whose,
+        return err_set(e, ERR_EXPIRED, 0, "%s is not yet valid (not before %s)", whose,
                        format_time(when, X509_get0_notBefore(cert)));
     case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
     case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:

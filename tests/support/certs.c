@@ -110,8 +110,8 @@ static void add_extensions(X509 *x, X509 *issuer, const struct cert_spec *spec)
         add_raw(x, "2.5.29.17", 0, spec->raw_san);
     else if (spec->n_uris > 0 || spec->n_dns > 0)
         add_san(x, spec);
-    if (spec->critical_oid != NULL)
-        add_raw(x, spec->critical_oid, 1, STR("\x05\x00"));
+    if (spec->extra_oid != NULL)
+        add_raw(x, spec->extra_oid, spec->is_extra_critical, spec->extra);
     if (spec->has_no_key_ids)
         return;
     add_conf(x, issuer, NID_subject_key_identifier, "hash");

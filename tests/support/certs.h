@@ -36,8 +36,10 @@ struct cert_spec {
     enum cert_ca ca;
     int path_len; /* -1: none */
     const char *key_usage, *ext_key_usage,
-        *name_constraints;    /* OpenSSL configuration syntax; NULL: absent */
-    const char *critical_oid; /* an extension nobody knows, critical */
+        *name_constraints; /* OpenSSL configuration syntax; NULL: absent */
+    const char *extra_oid; /* one more extension, NULL: none */
+    struct str extra;
+    bool is_extra_critical;
     bool has_no_key_ids;
     int64_t not_before_s, not_after_s;
     EVP_PKEY *key; /* NULL: a new P-256 key; given: a reference is taken */

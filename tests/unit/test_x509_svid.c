@@ -59,6 +59,19 @@ static void assert_spec_accepted(const struct cert_spec *spec)
         fail_msg("refused: %s", e.msg);
 }
 
+/* root -> inter (as spec says) -> leaf; the peer sends leaf and inter. */
+static bool verify_with_intermediate(const struct cert_spec *inter_spec, struct err *e)
+{
+    struct cert root = certs_ca("root"), inter = certs_issue(inter_spec, &root);
+    struct cert leaf = certs_leaf(ID, &inter);
+    bool ok =
+        verify_at(certs_stack(2, leaf.x509, inter.x509), certs_stack(1, root.x509), CERTS_NOW_S, e);
+    certs_release(&leaf);
+    certs_release(&inter);
+    certs_release(&root);
+    return ok;
+}
+
 /* ---- V1-V3: the name ---- */
 
 TEST(x509_svid, a_good_leaf_gives_its_spiffe_id)
@@ -232,11 +245,33 @@ TEST(x509_svid, v13_an_empty_subject_is_fine)
 TEST(x509_svid, an_unknown_critical_extension_is_refused)
 {
     struct cert_spec spec = certs_leaf_spec(ID);
-    spec.critical_oid = "1.2.3.4.5";
+    spec.extra_oid = "1.2.3.4.5";
+    spec.extra = STR("\x05\x00");
+    spec.is_extra_critical = true;
     struct err e;
     assert_false(verify_spec(&spec, &e));
     assert_int_equal(e.code, ERR_DENIED);
     assert_says(&e, "critical extension");
+}
+
+TEST(x509_svid, a_malformed_or_repeated_extension_is_refused)
+{
+    struct cert_spec spec = certs_leaf_spec(ID);
+    spec.extra_oid = "2.5.29.19"; /* basicConstraints, a second time */
+    spec.extra = STR("\x30\x00");
+    assert_spec_refused(&spec, "malformed or repeated extension");
+    spec.extra_oid = "2.5.29.15"; /* keyUsage */
+    spec.extra = STR("\x03\x02\x07\x80");
+    assert_spec_refused(&spec, "malformed or repeated extension");
+    spec.key_usage = NULL;
+    assert_spec_accepted(&spec);
+    spec.extra = STR("\x04\x01");
+    assert_spec_refused(&spec, "malformed or repeated extension");
+    spec = certs_ca_spec("inter");
+    spec.extra_oid = "2.5.29.19";
+    spec.extra = STR("\x30\x03\x01\x01\xff");
+    struct err e;
+    assert_false(verify_with_intermediate(&spec, &e));
 }
 
 TEST(x509_svid, a_leaf_that_fails_later_still_gives_its_id)
@@ -309,7 +344,7 @@ TEST(x509_svid, v8_a_self_signed_leaf_is_refused)
 
 TEST(x509_svid, v8_a_leaf_in_the_bundle_is_never_an_anchor)
 {
-    struct cert root = certs_ca("root"), leaf = certs_leaf(ID, NULL);
+    struct cert root = certs_ca("root"), other = certs_ca("other"), leaf = certs_leaf(ID, &other);
     struct err e;
     assert_false(verify_at(certs_stack(1, leaf.x509), certs_stack(2, root.x509, leaf.x509),
                            CERTS_NOW_S, &e));
@@ -321,6 +356,23 @@ TEST(x509_svid, v8_a_leaf_in_the_bundle_is_never_an_anchor)
     certs_stack_free(bundle);
     free((void *)der.p);
     certs_release(&leaf);
+    certs_release(&other);
+    certs_release(&root);
+}
+
+TEST(x509_svid, v8_a_ca_with_a_malformed_extension_is_no_anchor)
+{
+    struct cert_spec spec = certs_ca_spec("root");
+    spec.key_usage = NULL;
+    spec.extra_oid = "2.5.29.15";
+    spec.extra = STR("\x04\x01");
+    struct cert root = certs_issue(&spec, NULL);
+    struct str der = certs_der(1, root.x509);
+    STACK_OF(X509) *bundle = NULL;
+    assert_true(x509_bundle_parse(der, &bundle, NULL));
+    assert_int_equal(sk_X509_num(bundle), 0);
+    certs_stack_free(bundle);
+    free((void *)der.p);
     certs_release(&root);
 }
 
@@ -355,19 +407,6 @@ TEST(x509_svid, v8_weak_keys_and_digests_are_refused)
     spec.key = certs_rsa_key(2048);
     assert_spec_accepted(&spec);
     EVP_PKEY_free(spec.key);
-}
-
-/* root -> inter (as spec says) -> leaf; the peer sends leaf and inter. */
-static bool verify_with_intermediate(const struct cert_spec *inter_spec, struct err *e)
-{
-    struct cert root = certs_ca("root"), inter = certs_issue(inter_spec, &root);
-    struct cert leaf = certs_leaf(ID, &inter);
-    bool ok =
-        verify_at(certs_stack(2, leaf.x509, inter.x509), certs_stack(1, root.x509), CERTS_NOW_S, e);
-    certs_release(&leaf);
-    certs_release(&inter);
-    certs_release(&root);
-    return ok;
 }
 
 TEST(x509_svid, v9_a_path_over_an_intermediate_is_accepted)
@@ -546,7 +585,7 @@ TEST(x509_svid, v16_the_time_passed_in_decides)
         int64_t at;
         enum err_code code;
     } cases[] = {
-        {-11, ERR_UNAVAIL}, {-10, ERR_NONE}, {0, ERR_NONE}, {3599, ERR_NONE}, {3601, ERR_EXPIRED},
+        {-11, ERR_EXPIRED}, {-10, ERR_NONE}, {0, ERR_NONE}, {3599, ERR_NONE}, {3601, ERR_EXPIRED},
     };
     struct err e;
     for (size_t i = 0; i < COUNT(cases); i++) {
@@ -554,9 +593,8 @@ TEST(x509_svid, v16_the_time_passed_in_decides)
                         CERTS_NOW_S + cases[i].at, &e);
         assert_int_equal(e.code, cases[i].code);
         if (e.code == ERR_EXPIRED)
-            assert_says(&e, "has expired (not after 2026-06-01T01:00:00Z)");
-        if (e.code == ERR_UNAVAIL)
-            assert_says(&e, "is not yet valid (not before 2026-05-31T23:59:50Z)");
+            assert_says(&e, cases[i].at > 0 ? "has expired (not after 2026-06-01T01:00:00Z)"
+                                            : "is not yet valid (not before 2026-05-31T23:59:50Z)");
     }
     certs_release(&leaf);
     certs_release(&root);
@@ -682,6 +720,7 @@ TEST(x509_svid, a_bundle_holds_at_most_128_certificates)
     assert_int_equal(e.code, ERR_LIMIT);
     assert_false(x509_bundle_parse((struct str){many, X509_BUNDLE_BYTES + 1}, &bundle, &e));
     assert_int_equal(e.code, ERR_LIMIT);
+    assert_says(&e, "bytes");
     free(many);
     free((void *)one.p);
     certs_release(&root);
@@ -891,6 +930,6 @@ TEST(x509_svid, own_svid_outside_its_validity_is_refused)
     struct own o = own_new();
     assert_own(&o, INT64_C(2493072001), ERR_EXPIRED,
                "has expired (not after 2049-01-01T00:00:00Z)");
-    assert_own(&o, INT64_C(1577836799), ERR_UNAVAIL, "not yet valid");
+    assert_own(&o, INT64_C(1577836799), ERR_EXPIRED, "not yet valid");
     own_free(&o);
 }
