@@ -119,6 +119,20 @@ static void add_extensions(X509 *x, X509 *issuer, const struct cert_spec *spec)
         add_conf(x, issuer, NID_authority_key_identifier, "keyid:always");
 }
 
+/* As a peer would get it: what OpenSSL has cached while building is forgotten. */
+static X509 *reread(X509 *built)
+{
+    unsigned char *der = NULL;
+    int len = i2d_X509(built, &der);
+    CHECK(len > 0);
+    const unsigned char *at = der;
+    X509 *x = d2i_X509(NULL, &at, len);
+    CHECK(x != NULL);
+    OPENSSL_free(der);
+    X509_free(built);
+    return x;
+}
+
 struct cert certs_issue(const struct cert_spec *spec, const struct cert *issuer)
 {
     static long serial;
@@ -142,6 +156,7 @@ struct cert certs_issue(const struct cert_spec *spec, const struct cert *issuer)
     add_extensions(c.x509, signer, spec);
     const EVP_MD *digest = EVP_get_digestbyname(spec->digest);
     CHECK(X509_sign(c.x509, issuer != NULL ? issuer->key : c.key, digest) > 0);
+    c.x509 = reread(c.x509);
     ERR_clear_error();
     return c;
 }

@@ -492,6 +492,7 @@ TEST(x509_svid, v8_an_anchor_without_key_usage_is_honest)
     root = certs_issue(&spec, NULL);
     leaf = certs_leaf(ID, &root);
     assert_false(verify_at(certs_stack(1, leaf.x509), certs_stack(1, root.x509), CERTS_NOW_S, &e));
+    assert_says(&e, "the CA \"/CN=root\": ");
     certs_release(&leaf);
     certs_release(&root);
 }
