@@ -8,13 +8,13 @@
 #define SMTP_REPLY_TEXT_MAX 400 /* PHPMailer reads replies in pieces of 512 */
 
 struct smtp_reply {
-    int code;            /* 250, 451, ... */
-    char enhanced[12];   /* "2.0.0"; "" for greeting, EHLO and 354 */
+    int code;          /* 250, 451, ... */
+    char enhanced[12]; /* "2.0.0"; "" for greeting, EHLO and 354 */
     char text[SMTP_REPLY_TEXT_MAX + 1];
 };
 
-/* Fill *r; the text is cut to SMTP_REPLY_TEXT_MAX and every byte outside printable ASCII becomes '?' (CR, LF and
- * the like a space): peer text may be passed. */
+/* Fill *r; the text is cut to SMTP_REPLY_TEXT_MAX and every byte outside printable ASCII becomes
+ * '?' (CR, LF and the like a space): peer text may be passed. */
 void smtp_reply_set(struct smtp_reply *r, int code, const char *enhanced, const char *fmt, ...)
     PRINTF_LIKE(4, 5);
 /* One line "250 2.0.0 text\r\n". */
