@@ -6,12 +6,16 @@
 
 #include <stdint.h>
 
-/* Length of the field name before ':' in a header line, 0 if the line is no header field (RFC 5322 2.2). */
+/* Length of the field name in a header line, 0 if the line is no header field (RFC 5322 2.2).
+ * Spaces and tabs between name and ':' are allowed (4.5, obsolete) and not counted: "Bcc :" is a
+ * Bcc. */
 size_t mail_header_name_len(struct str line);
 /* Index of a field SES takes only once (developer guide, "header fields"), or -1. */
 int mail_header_singleton(struct str name);
 #define MAIL_HEADER_SINGLETONS_MAX 80
-/* "Mon, 23 Nov 2026 17:26:04 +0000" into out (at least 32 bytes); returns out. */
+#define MAIL_HEADER_DATE_MAX       32
+/* "Mon, 23 Nov 2026 17:26:04 +0000" into out (MAIL_HEADER_DATE_MAX bytes); returns out.  Years 1970
+ * to 9999. */
 char *mail_header_date(char *out, int64_t wall_ms);
 
 #endif
