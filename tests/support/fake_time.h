@@ -8,7 +8,7 @@
 
 #include <stddef.h>
 
-#define FAKE_WALL_START_MS 1767225600000 /* 2026-01-01T00:00:00Z */
+#define FAKE_WALL_START_MS INT64_C(1780272000000) /* 2026-06-01T00:00:00Z: certs.h means the same */
 
 /* Wall time back to its start; timers of an earlier test must be gone. */
 const struct clock *fake_time_start(void);

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+/* workload_api_private: the seams inside the Workload API client.
+ *   workload_api.c           policy: when to call, what an answer means, what is published
+ *   workload_api_endpoint.c  addresses, and what the file system says when nobody answers there
+ *   workload_api_update.c    one message of the agent -> one svid_set
+ *   workload_api_grpc.c      calls on the wire; the only file that knows gRPC
+ * Layer: identity.  Thread: loop, unless a comment says otherwise. */
+#ifndef SVIDMAIL_IDENTITY_WORKLOAD_API_PRIVATE_H
+#define SVIDMAIL_IDENTITY_WORKLOAD_API_PRIVATE_H
+#include "base/err.h"
+#include "identity/svid_store.h"
+
+#include <protobuf-c/protobuf-c.h>
+#include <proto/workload.pb-c.h>
+
+/* --- endpoint --- */
+
+struct workload_endpoint {
+    char target[512]; /* for gRPC */
+    char path[108];   /* of the unix socket, as sun_path has it; "" for TCP */
+    char shown[512];  /* as it was given, for people */
+};
+NODISCARD bool workload_endpoint_parse(const char *endpoint, struct workload_endpoint *out,
+                                       struct err *e);
+/* What the file system knows about why nobody answers there: no directory, no socket (and what lies
+ * there instead), no right to enter.  "" if all looks well.  Returns out. */
+char *workload_endpoint_explain(const struct workload_endpoint *ep, char *out, size_t cap);
+
+/* --- update --- */
+
+#define WORKLOAD_MESSAGE_MAX (8u << 20) /* bytes; gRPC refuses what is larger */
+#define WORKLOAD_DIGEST_LEN  32
+
+/* Equal for messages that mean the same: the order of a map is not kept on the wire. */
+void workload_update_digest(const X509SVIDResponse *m, unsigned char out[WORKLOAD_DIGEST_LEN]);
+/* C14-C22, C33.  An unusable bundle of a foreign trust domain is left without a store, an expired
+ * SVID beside a good one is left out (both logged); any other defect refuses the whole message. */
+NODISCARD bool workload_update_build(const X509SVIDResponse *m, int64_t wall_ms,
+                                     struct svid_set **out, struct err *e);
+
+/* --- gRPC --- */
+
+/* gRPC's numbers. */
+enum workload_status {
+    WS_OK = 0,
+    WS_CANCELLED,
+    WS_UNKNOWN,
+    WS_INVALID_ARGUMENT,
+    WS_DEADLINE_EXCEEDED,
+    WS_NOT_FOUND,
+    WS_ALREADY_EXISTS,
+    WS_PERMISSION_DENIED,
+    WS_RESOURCE_EXHAUSTED,
+    WS_FAILED_PRECONDITION,
+    WS_ABORTED,
+    WS_OUT_OF_RANGE,
+    WS_UNIMPLEMENTED,
+    WS_INTERNAL,
+    WS_UNAVAILABLE,
+    WS_DATA_LOSS,
+    WS_UNAUTHENTICATED,
+    WS_COUNT
+};
+
+struct workload_grpc; /* gRPC itself, one completion queue and the thread that waits on it */
+struct workload_rpc;  /* one call with a channel of its own */
+
+enum workload_method { WORKLOAD_FETCH_X509, WORKLOAD_FETCH_JWT };
+
+struct workload_rpc_events {
+    /* The next message, borrowed and overwritten afterwards; NULL: it could not be decoded.  Until
+     * this returns no further one is read from the socket. */
+    void (*on_message)(void *arg, const ProtobufCMessage *m);
+    /* Once, the last; the call is gone.  details is the peer's text, cut.  status may be any
+     * number. */
+    void (*on_end)(void *arg, int status, const char *details);
+};
+
+struct workload_grpc *workload_grpc_start(uv_loop_t *loop, const char *target);
+/* Once each call has ended.  cb runs once, later; after it comes workload_grpc_free(), in another
+ * turn. */
+void workload_grpc_stop(struct workload_grpc *g, void (*cb)(void *arg), void *arg);
+void workload_grpc_free(struct workload_grpc **g);
+
+/* deadline_ms 0: none.  request is copied. */
+struct workload_rpc *workload_rpc_start(struct workload_grpc *g, enum workload_method method,
+                                        const ProtobufCMessage *request, uint64_t deadline_ms,
+                                        const struct workload_rpc_events *ev, void *arg);
+/* No on_message any more; on_end follows. */
+void workload_rpc_cancel(struct workload_rpc *r);
+/* Has gRPC a connection to the endpoint?  Tells an agent that is silent from one that hangs. */
+bool workload_rpc_is_connected(const struct workload_rpc *r);
+
+#endif
