@@ -227,6 +227,17 @@ static void on_uv_alloc(uv_handle_t *h, size_t suggested, uv_buf_t *out)
     *out = uv_buf_init(read_buffer, sizeof read_buffer);
 }
 
+/* After a short read of a socket that has hung up libuv says end of file without asking: a reset
+ * may stand behind the last bytes. */
+static int pending_error(const struct stream *s)
+{
+    int error = 0;
+    socklen_t len = sizeof error;
+    if (getsockopt(stream_fd(s), SOL_SOCKET, SO_ERROR, &error, &len) != 0)
+        return 0;
+    return uv_translate_sys_error(error);
+}
+
 static void on_uv_read(uv_stream_t *h, ssize_t n, const uv_buf_t *b)
 {
     struct stream *s = h->data;
@@ -237,13 +248,14 @@ static void on_uv_read(uv_stream_t *h, ssize_t n, const uv_buf_t *b)
         return;
     }
     uv_read_stop(h);
+    int rc = n == UV_EOF ? pending_error(s) : (int)n;
     if (s->failure != NULL) { /* the write failed first and knows more than an end of file */
         stream_report_end(s, s->failure);
-    } else if (n == UV_EOF) {
+    } else if (rc == 0) {
         stream_report_end(s, NULL);
     } else {
         struct err e;
-        err_uv(&e, (int)n, "read");
+        err_uv(&e, rc, "read");
         stream_report_end(s, &e);
     }
 }

@@ -464,6 +464,21 @@ TEST(stream, a_reset_is_told_from_a_clean_end)
     bed_free(&b);
 }
 
+TEST(stream, a_reset_behind_the_last_bytes_is_no_clean_end)
+{
+    struct bed b;
+    int fd = bed_socket(&b);
+    assert_int_equal(write(fd, "250 O", 5), 5);
+    socket_reset(fd);
+    usleep(20000);
+    stream_read_start(b.in.s);
+    LOOP_UNTIL(b.loop, b.in.n_ended == 1);
+    assert_true(got(&b.in, "250 O"));
+    assert_true(b.in.has_error);
+    assert_int_equal(b.in.e.sys, UV_ECONNRESET);
+    bed_free(&b);
+}
+
 TEST(stream, last_words_are_read_although_a_write_has_failed)
 {
     struct bed b;
