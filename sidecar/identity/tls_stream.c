@@ -587,6 +587,7 @@ static void ssl_new(struct tls_stream *s)
     SSL_set_bio(s->ssl, bio, bio);
     SSL_set_connect_state(s->ssl);
     SSL_set_mode(s->ssl, SSL_MODE_RELEASE_BUFFERS);
+    SSL_clear_mode(s->ssl, SSL_MODE_ENABLE_PARTIAL_WRITE); /* the BIO takes all */
 }
 
 struct tls_stream *tls_stream_open(uv_loop_t *loop, struct tls_context *ctx,
