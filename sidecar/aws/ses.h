@@ -32,11 +32,20 @@ struct ses_mail {
 
 enum ses_outcome { SES_DELIVERED, SES_RETRY, SES_REJECTED, SES_UNKNOWN };
 
+/* What ses_send() does about a failure by itself, once for each reason. */
+enum ses_again {
+    SES_AGAIN_NO,
+    SES_AGAIN_CONNECTION,  /* a kept connection had died: by a new one */
+    SES_AGAIN_CREDENTIALS, /* by new credentials */
+    SES_AGAIN_CLOCK,       /* signed by the server's clock */
+};
+
 struct ses_verdict {
     enum ses_outcome outcome;
     struct smtp_reply reply;             /* for the app: SES's text, the right code */
     const char *error;                   /* row of ses_errors.def, "" when delivered: for metrics */
     bool is_operator_fault;              /* the set-up is wrong, not the mail: 4xx for a grace time */
+    enum ses_again again;
     char message_id[128], request_id[80];
     char peer_id[256];
     bool is_new_connection;
@@ -55,7 +64,13 @@ struct ses_call;
 struct ses_call *ses_send(struct ses *s, const struct ses_mail *mail, ses_cb cb, void *arg);
 void ses_cancel(struct ses_call **c);
 
-/* Pure: an answered or failed call -> verdict (outcome, reply, error).  Table: ses_errors.def. */
-void ses_judge(const struct ses_config *cfg, const struct http_response *r, struct ses_verdict *v);
+/* Pure: an answered or failed call -> verdict, all but credentials_us.  Table: ses_errors.def.  mail (NULL: unknown)
+ * tells the sandbox's complaint about a recipient from that about the sender. */
+void ses_judge(const struct ses_config *cfg, const struct ses_mail *mail, const struct http_response *r,
+               struct ses_verdict *v);
+/* Pure: there were no credentials, for this reason. */
+void ses_judge_credentials(const struct err *why, struct ses_verdict *v);
+/* Pure: it ended before anything was sent, for this reason (the stored mail cannot be read, we are stopping). */
+void ses_judge_local(const struct err *why, struct ses_verdict *v);
 
 #endif
