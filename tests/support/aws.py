@@ -104,6 +104,8 @@ class FakeAws(HttpServer):
         self.stop()
 
     def start(self) -> None:
+        if not self.quick:
+            aws_ses.load_model()  # or the first mail would wait for it
         super().start()
         if self._wanted_control_port is not None and self._control is None:
             self._control = _control_server(self, self._wanted_control_port)

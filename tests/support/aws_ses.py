@@ -103,7 +103,8 @@ class Account:
 
 
 @functools.cache
-def _send_email_shape() -> Any:
+def load_model() -> Any:
+    """The shape of SendEmail's input, as botocore's description of the service has it."""
     import botocore.loaders
     import botocore.model
 
@@ -227,7 +228,7 @@ class Ses:
             raise _bad("Content.Raw.Data is missing or no text; this stand-in takes Raw only") from None
         except (binascii.Error, ValueError) as problem:
             raise Refusal(400, "SerializationException", f"Content.Raw.Data is not base64: {problem}") from None
-        report = ParamValidator().validate(parameters, _send_email_shape())
+        report = ParamValidator().validate(parameters, load_model())
         if report.has_errors():
             raise Refusal(400, "SerializationException", report.generate_report())
         if set(parameters["Content"]) != {"Raw"}:
