@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* spiffe_id: parse and compare SPIFFE IDs, byte-exact and strict (SPIFFE-ID standard, sections 2.1-2.4).
- * Upper case in scheme or trust domain is refused, nothing is normalised.  Layer: core. */
+/* spiffe_id: parse and compare SPIFFE IDs, byte-exact and strict (SPIFFE-ID standard,
+ * sections 2.1-2.4). Upper case in scheme or trust domain is refused, nothing is normalised. Layer:
+ * core. */
 #ifndef SVIDMAIL_CORE_SPIFFE_ID_H
 #define SVIDMAIL_CORE_SPIFFE_ID_H
 #include "base/err.h"
@@ -16,7 +17,8 @@ struct spiffe_id {
     char text[SPIFFE_ID_MAX + 1];
 };
 
-/* The whole ID, root path ("spiffe://td") allowed.  ERR_SYNTAX says which rule failed, peer text escaped. */
+/* The whole ID, root path ("spiffe://td") allowed.  ERR_SYNTAX says which rule failed, peer text
+ * escaped. */
 NODISCARD bool spiffe_id_parse(struct str raw, struct spiffe_id *out, struct err *e);
 /* As above, but a path is required (a workload's ID; X509-SVID 3.1). */
 NODISCARD bool spiffe_id_parse_workload(struct str raw, struct spiffe_id *out, struct err *e);

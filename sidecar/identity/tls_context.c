@@ -156,9 +156,10 @@ bool tls_contexts_get(struct tls_contexts *f, struct tls_context **out, struct e
     const struct svid *v;
     *out = NULL;
     bool ok = svid_store_select(f->store, f->role, &set, &v, e);
-    /* The cache holds a reference on its set: the same address is the same generation. */
-    if (!ok || (f->newest != NULL && (f->newest->set != set || f->newest->svid != v)))
-        tls_context_unref(&f->newest); /* no key stays longer than its identity is in use */
+    /* v is NULL where there is none: no key stays longer than its identity is in use.  The cache
+     * holds a reference on its set, so the same address means the same generation. */
+    if (f->newest != NULL && f->newest->svid != v)
+        tls_context_unref(&f->newest);
     if (ok && f->newest == NULL)
         ok = build(&set, v, f->clock, &f->newest, e);
     svid_set_unref(&set);
