@@ -1,2 +1,389 @@
 // SPDX-License-Identifier: Apache-2.0
+/* libmicrohttpd keeps an epoll descriptor of its own; uv_poll watches that one, and a timer stands
+ * in for the library's timeouts.  Socket and metrics port are daemons of their own, so that whoever
+ * fills the port's connections does not lock out the health probe.
+ *
+ * Happy path: uv_poll or timer -> door_run -> MHD_run -> on_request -> endpoint -> response.
+ * Failures: too many connections wait in the backlog; a silent or slow client is cut after IDLE_S;
+ * a request that is no HTTP, too long or in pieces is the library's to refuse, in CONNECTION_BYTES
+ * at most. */
 #include "ops/admin.h"
+#include "base/mem.h"
+#include "core/listen_address.h"
+#include "sys/log.h"
+#include "sys/timer.h"
+
+#include <errno.h>
+#include <microhttpd.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <arpa/inet.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define MAX_CONNECTIONS  16
+#define CONNECTION_BYTES (8u * 1024)
+#define IDLE_S           5u
+#define BACKLOG          32
+#define BODY_MAX         (1024 * 1024)
+#define ENDPOINTS_MAX    16
+
+struct door {
+    struct admin *admin;
+    bool is_tcp;
+    struct MHD_Daemon *mhd; /* NULL: not open */
+    uv_poll_t poll;
+    struct timer *timer;
+};
+
+struct admin {
+    uv_loop_t *loop;
+    struct admin_endpoint *endpoints;
+    size_t n_endpoints;
+    struct door unix_door, tcp_door;
+    unsigned n_open; /* polls whose close callback has not run */
+    char path[LISTEN_PATH_MAX + 1];
+    dev_t dev; /* of the socket file, so that only our own is removed */
+    ino_t ino;
+};
+
+/* --- requests */
+
+/* Its address as it came, query included: the library hands the query out only in pieces. */
+struct request {
+    char *uri;
+    bool is_begun;
+};
+
+static void *on_uri(void *arg, const char *uri, struct MHD_Connection *c)
+{
+    (void)arg;
+    (void)c;
+    struct request *r = xcalloc(1, sizeof *r);
+    r->uri = xstrdup(uri);
+    return r;
+}
+
+static void on_completed(void *arg, struct MHD_Connection *c, void **cls,
+                         enum MHD_RequestTerminationCode why)
+{
+    (void)arg;
+    (void)c;
+    (void)why;
+    struct request *r = *cls;
+    if (r == NULL)
+        return;
+    free(r->uri);
+    free(r);
+    *cls = NULL;
+}
+
+/* Takes what b holds. */
+static enum MHD_Result answer(struct MHD_Connection *c, int status, const char *type, struct buf *b)
+{
+    size_t len = b->len;
+    struct MHD_Response *r =
+        MHD_create_response_from_buffer(len, buf_take(b), MHD_RESPMEM_MUST_FREE);
+    CHECK(r != NULL);
+    MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
+    if (status == MHD_HTTP_METHOD_NOT_ALLOWED)
+        MHD_add_response_header(r, MHD_HTTP_HEADER_ALLOW, MHD_HTTP_METHOD_GET);
+    enum MHD_Result ok = MHD_queue_response(c, (unsigned)status, r);
+    MHD_destroy_response(r);
+    return ok;
+}
+
+static enum MHD_Result answer_text(struct MHD_Connection *c, int status, const char *text)
+{
+    struct buf b;
+    buf_init(&b, BODY_MAX);
+    CHECK(buf_append_str(&b, str_from(text)));
+    return answer(c, status, "text/plain", &b);
+}
+
+/* By the path as it was sent: the library's decoded one ends at a %00. */
+static const struct admin_endpoint *find_endpoint(const struct door *d, struct str path)
+{
+    const struct admin *a = d->admin;
+    for (size_t i = 0; i < a->n_endpoints; i++)
+        if (str_eq(path, str_from(a->endpoints[i].path)))
+            return d->is_tcp && !a->endpoints[i].on_tcp ? NULL : &a->endpoints[i];
+    return NULL;
+}
+
+static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const char *path,
+                                  const char *method, const char *version, const char *upload,
+                                  size_t *n_upload, void **cls)
+{
+    (void)path;
+    (void)version;
+    (void)upload;
+    struct door *d = arg;
+    struct request *r = *cls;
+    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0)
+        return answer_text(c, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET is known here\n");
+    if (!r->is_begun || *n_upload > 0) { /* a body is read and dropped */
+        r->is_begun = true;
+        *n_upload = 0;
+        return MHD_YES;
+    }
+    struct str uri = str_from(r->uri);
+    size_t path_len = str_index(uri, '?');
+    const struct admin_endpoint *p = find_endpoint(d, str_sub(uri, 0, path_len));
+    if (p == NULL)
+        return answer_text(c, MHD_HTTP_NOT_FOUND, "nothing is here\n");
+    struct buf b;
+    buf_init(&b, BODY_MAX);
+    int status = p->run(p->arg, str_sub(uri, path_len + 1, uri.len), &b);
+    return answer(c, status, p->content_type, &b);
+}
+
+/* --- doors */
+
+static bool is_full(const struct door *d)
+{
+    const union MHD_DaemonInfo *i =
+        MHD_get_daemon_info(d->mhd, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+    return i != NULL && i->num_connections >= MAX_CONNECTIONS;
+}
+
+/* A full daemon does not listen; when places have become free, only its next run looks for whoever
+ * waits. */
+static void door_run(struct door *d)
+{
+    bool was_full = is_full(d);
+    MHD_run(d->mhd);
+    if (was_full && !is_full(d))
+        MHD_run(d->mhd);
+    MHD_UNSIGNED_LONG_LONG in_ms;
+    if (MHD_get_timeout(d->mhd, &in_ms) == MHD_YES)
+        timer_start(d->timer, in_ms);
+    else
+        timer_stop(d->timer);
+}
+
+static void on_timer(void *arg)
+{
+    door_run(arg);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    (void)status;
+    (void)events;
+    door_run(poll->data);
+}
+
+/* Takes fd. */
+static bool door_open(struct door *d, int fd, struct err *e)
+{
+    d->mhd =
+        MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, on_request, d, MHD_OPTION_LISTEN_SOCKET, fd,
+                         MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS,
+                         MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                         (size_t)CONNECTION_BYTES, MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL,
+                         MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_END);
+    if (d->mhd == NULL) { /* UNTESTED: out of descriptors */
+        close(fd);
+        return err_set(e, ERR_IO, 0, "libmicrohttpd does not start");
+    }
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(d->mhd, MHD_DAEMON_INFO_EPOLL_FD);
+    CHECK(info != NULL);
+    CHECK(uv_poll_init(d->admin->loop, &d->poll, info->epoll_fd) == 0);
+    d->poll.data = d;
+    CHECK(uv_poll_start(&d->poll, UV_READABLE, on_poll) == 0);
+    d->timer = timer_new(d->admin->loop, on_timer, d);
+    d->admin->n_open++;
+    return true;
+}
+
+static void free_admin(struct admin *a)
+{
+    free(a->endpoints);
+    free(a);
+}
+
+static void on_poll_closed(uv_handle_t *h)
+{
+    struct door *d = h->data;
+    if (--d->admin->n_open == 0)
+        free_admin(d->admin);
+}
+
+static void door_close(struct door *d)
+{
+    if (d->mhd == NULL)
+        return;
+    timer_free(&d->timer);
+    uv_close((uv_handle_t *)&d->poll, on_poll_closed); /* before its descriptor goes */
+    MHD_stop_daemon(d->mhd);
+    d->mhd = NULL;
+}
+
+/* --- the unix socket */
+
+/* Somebody answers there.  A full backlog is somebody, too. */
+static bool is_live(const struct sockaddr_un *addr)
+{
+    AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    return fd == -1 || connect(fd, (const struct sockaddr *)addr, sizeof *addr) == 0 ||
+           errno == EAGAIN;
+}
+
+static bool bind_unix(int fd, const struct sockaddr_un *addr, struct err *e)
+{
+    if (bind(fd, (const struct sockaddr *)addr, sizeof *addr) == 0)
+        return true;
+    if (errno != EADDRINUSE)
+        return err_set(e, ERR_IO, errno, "admin socket %s", addr->sun_path);
+    struct stat st;
+    if (lstat(addr->sun_path, &st) == 0 && !S_ISSOCK(st.st_mode))
+        return err_set(e, ERR_IO, 0, "admin socket %s: something is there that is no socket",
+                       addr->sun_path);
+    if (is_live(addr))
+        return err_set(e, ERR_UNAVAIL, 0, "admin socket %s: another svidmail is running on it",
+                       addr->sun_path);
+    unlink(addr->sun_path); /* left behind by one that was killed */
+    if (bind(fd, (const struct sockaddr *)addr, sizeof *addr) == -1)
+        return err_set(e, ERR_IO, errno, "admin socket %s", addr->sun_path);
+    return true;
+}
+
+/* Nobody can connect before listen(), so the mode is in force from the first connection on. */
+static bool listen_unix(struct admin *a, int fd, const struct sockaddr_un *addr, struct err *e)
+{
+    struct stat st;
+    if (!bind_unix(fd, addr, e))
+        return false;
+    if (chmod(addr->sun_path, 0660) == -1 || stat(addr->sun_path, &st) == -1 ||
+        listen(fd, BACKLOG) == -1)
+        return err_set(e, ERR_IO, errno, "admin socket %s", addr->sun_path);
+    str_copy(a->path, sizeof a->path, str_from(addr->sun_path));
+    a->dev = st.st_dev;
+    a->ino = st.st_ino;
+    return true;
+}
+
+static bool open_unix(struct admin *a, const char *path, struct err *e)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof addr.sun_path)
+        return err_set(e, ERR_SYNTAX, 0, "admin socket %s: the path is too long", path);
+    str_copy(addr.sun_path, sizeof addr.sun_path, str_from(path));
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd == -1)
+        return err_set(e, ERR_IO, errno, "admin socket %s", path);
+    if (!listen_unix(a, fd, &addr, e)) {
+        close(fd);
+        return false;
+    }
+    return door_open(&a->unix_door, fd, e);
+}
+
+static void remove_socket(const struct admin *a)
+{
+    struct stat st;
+    if (a->path[0] != '\0' && lstat(a->path, &st) == 0 && st.st_dev == a->dev &&
+        st.st_ino == a->ino)
+        unlink(a->path);
+}
+
+/* --- the metrics port */
+
+static int listen_on(const struct sockaddr *addr, socklen_t len)
+{
+    int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd == -1)
+        return -1;
+    int on = 1, off = 0;
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    if (addr->sa_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
+    if (bind(fd, addr, len) == 0 && listen(fd, BACKLOG) == 0)
+        return fd;
+    int saved = errno;
+    close(fd);
+    errno = saved;
+    return -1;
+}
+
+static int listen_v6(const struct listen_address *l)
+{
+    struct sockaddr_in6 addr = {.sin6_family = AF_INET6, .sin6_port = htons(l->port)};
+    if (l->kind == LISTEN_IPV6)
+        CHECK(inet_pton(AF_INET6, l->host, &addr.sin6_addr) == 1);
+    return listen_on((struct sockaddr *)&addr, sizeof addr);
+}
+
+static int listen_v4(const struct listen_address *l)
+{
+    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons(l->port)};
+    if (l->kind == LISTEN_IPV4)
+        CHECK(inet_pton(AF_INET, l->host, &addr.sin_addr) == 1);
+    return listen_on((struct sockaddr *)&addr, sizeof addr);
+}
+
+static bool open_tcp(struct admin *a, const char *text, struct err *e)
+{
+    struct listen_address l;
+    if (!listen_address_parse(str_from(text), &l, e))
+        return err_wrap(e, "metrics port %s", text);
+    if (l.kind == LISTEN_UNIX)
+        return err_set(e, ERR_SYNTAX, 0, "metrics port %s: not a TCP address", text);
+    int fd = l.kind == LISTEN_IPV4 ? listen_v4(&l) : listen_v6(&l);
+    if (fd == -1 && l.kind == LISTEN_ALL && errno != EADDRINUSE && errno != EACCES)
+        fd = listen_v4(&l); /* a machine without IPv6 */
+    if (fd == -1)
+        return err_set(e, ERR_UNAVAIL, errno, "metrics port %s", text);
+    return door_open(&a->tcp_door, fd, e);
+}
+
+/* --- */
+
+bool admin_new(uv_loop_t *loop, const struct admin_config *cfg,
+               const struct admin_endpoint *endpoints, size_t n, struct admin **out, struct err *e)
+{
+    CHECK(n <= ENDPOINTS_MAX);
+    struct admin *a = xcalloc(1, sizeof *a);
+    a->loop = loop;
+    a->endpoints = xcalloc(n, sizeof *endpoints);
+    a->n_endpoints = n;
+    memcpy(a->endpoints, endpoints, n * sizeof *endpoints);
+    a->unix_door.admin = a->tcp_door.admin = a;
+    a->tcp_door.is_tcp = true;
+    *out = NULL;
+    if (cfg->socket_path[0] != '\0' && !open_unix(a, cfg->socket_path, e)) {
+        remove_socket(a);
+        free_admin(a);
+        return false;
+    }
+    struct err why;
+    if (cfg->socket_path[0] != '\0')
+        LOG(EV_ADMIN_LISTENING, F_STR("address", cfg->socket_path));
+    if (cfg->metrics_listen[0] != '\0') {
+        if (open_tcp(a, cfg->metrics_listen, &why))
+            LOG(EV_ADMIN_LISTENING, F_STR("address", cfg->metrics_listen));
+        else
+            LOG_ERR(EV_ADMIN_SKIPPED, &why, F_STR("address", cfg->metrics_listen));
+    }
+    *out = a;
+    return true;
+}
+
+void admin_close(struct admin **pa)
+{
+    struct admin *a = *pa;
+    *pa = NULL;
+    if (a == NULL)
+        return;
+    remove_socket(a);
+    a->n_open++; /* held while both doors close */
+    door_close(&a->unix_door);
+    door_close(&a->tcp_door);
+    if (--a->n_open == 0)
+        free_admin(a);
+}
