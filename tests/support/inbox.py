@@ -11,6 +11,7 @@ import email.policy
 import html
 import http.server
 import json
+import sys
 import threading
 import time
 import unicodedata
@@ -185,6 +186,16 @@ def _size(count: int) -> str:
     return f"{count} bytes" if count < 1000 else f"{count / 1000:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """A browser that closes a tab in mid-answer is no event."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Inbox:
     """Serves until stop(); `journeys` is asked at each request, oldest first."""
 
@@ -193,8 +204,7 @@ class Inbox:
     ) -> None:
         self.journeys = journeys
         self.title = title
-        self._server = http.server.ThreadingHTTPServer((address, port), self._handler())
-        self._server.daemon_threads = True
+        self._server = Server((address, port), self._handler())
         self.port = self._server.server_address[1]
         self.url = f"http://{address}:{self.port}/"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="inbox", daemon=True).start()
