@@ -31,6 +31,7 @@ struct credentials;
 /* Takes the source's life over: source.free() is called by credentials_free(). */
 struct credentials *credentials_new(struct credentials_source source, const struct clock *clock,
                                     uv_loop_t *loop);
+/* Not from inside a callback of its own.  Requests still waiting get ERR_CANCELED first. */
 void credentials_free(struct credentials **c);
 
 /* Usable now (more than 10 s left): cb at the next loop turn at the latest; else it waits for one fetch.  e: why none
@@ -40,11 +41,13 @@ typedef void (*credentials_cb)(void *arg, struct aws_credentials *c, const struc
 struct credentials_request;
 struct credentials_request *credentials_get(struct credentials *c, credentials_cb cb, void *arg);
 void credentials_cancel(struct credentials_request **r);
-/* AWS called this set expired or unknown: it is not used any more (no effect if it is not the current one). */
+/* AWS called this set expired or unknown: it is not used any more (no effect if it is not the current one).  A set
+ * refused soon after it was issued makes the next fetch wait, or each mail would ask for credentials. */
 void credentials_reject(struct credentials *c, const struct aws_credentials *bad);
-/* Fetch now if nothing usable is there, so that the first mail finds it (called when an identity appears). */
+/* Fetch now if nothing usable is there, whatever failed before, so that the first mail finds it (called when an
+ * identity appears).  From then on a set is kept at hand. */
 void credentials_warm_up(struct credentials *c);
-/* Drop the set at once (the identity behind it was redacted). */
+/* Drop the set at once (the identity behind it was redacted); nothing is fetched before the next get or warm-up. */
 void credentials_drop(struct credentials *c);
 
 struct credentials_status {
