@@ -19,7 +19,7 @@ SYSTEM_PYTHON=/usr/bin/python3
 
 BUILD_PACKAGES="gcc g++ libc6-dev cmake ninja-build pkg-config
   libuv1-dev libssl-dev libcurl4-openssl-dev libgrpc-dev libprotobuf-c-dev protobuf-c-compiler
-  libcyaml-dev libjansson-dev libexpat1-dev libmicrohttpd-dev libc-ares-dev libxxhash-dev libseccomp-dev libcmocka-dev"
+  libcyaml-dev libyaml-dev libjansson-dev libexpat1-dev libmicrohttpd-dev libc-ares-dev libxxhash-dev libseccomp-dev libcmocka-dev"
 PYTHON_PACKAGES="python3 python3-venv ca-certificates"
 
 say() { printf '== %s\n' "$*" >&2; }
