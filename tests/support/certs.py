@@ -308,13 +308,12 @@ class Authority:
         `ca`, `key_usage` or `extended_key_usage` leaves that extension out. `ttl=-60` is expired.
         """
         key = key or new_key(key_kind)
-        moment = now()
         if uri_sans is None:
             uri_sans = [spiffe_id] if spiffe_id else []
-        start = not_before or (moment - seconds(10) if ttl > 0 else moment + seconds(ttl - 3600))
-        end = not_after or moment + seconds(ttl)
-        if ttl > 0 and not_after is None and not_before is not None:
-            end = start + seconds(ttl)
+        moment = now()
+        end = not_after or (not_before or moment) + seconds(ttl)
+        # An expired one was valid once: its beginning lies before its end.
+        start = not_before or (moment - seconds(10) if end > moment else end - seconds(3600))
         cert = _build(
             subject=x509.Name([]) if empty_subject else _name(common_name or (dns[0] if dns else None)),
             issuer=self.cert.subject,
