@@ -1,37 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
-/* tunnel: a private unix socket whose accepted ends are each joined to an mTLS stream to the gateway: what libcurl
- * dials (D4).  One tunnel per AWS host and gateway port.  The socket lies in a directory of mode 0700 and only our
- * own pid is let in (SO_PEERCRED).  Layer: identity.  Thread: loop. */
+/* tunnel: a private unix socket whose accepted ends are each joined to an mTLS stream to the
+ * gateway: what libcurl dials (D4).  One tunnel per AWS host and gateway port.  The socket lies in
+ * a directory of mode 0700 and only our own pid is let in (SO_PEERCRED).  See
+ * docs/internals/tunnel.md.  Layer: identity.  Thread: loop. */
 #ifndef SVIDMAIL_IDENTITY_TUNNEL_H
 #define SVIDMAIL_IDENTITY_TUNNEL_H
 #include "identity/tls_stream.h"
 
+/* All of it is copied. */
 struct tunnel_config {
-    const char *directory;       /* exists, 0700, ours */
-    const char *name;            /* file name of the socket */
+    const char *directory; /* exists, 0700, ours */
+    const char *name;      /* file name of the socket */
     struct tls_stream_target target;
-    unsigned max_streams;        /* gateway.max_connections */
-    uint64_t max_age_ms;         /* a stream is retired when idle after this; 0 = an hour */
+    unsigned max_streams; /* gateway.max_connections */
+    uint64_t max_age_ms;  /* a stream is retired when idle after this; 0 = an hour */
 };
 
 struct tunnel;
-NODISCARD bool tunnel_new(uv_loop_t *loop, const struct tunnel_config *cfg, struct tls_contexts *contexts,
-                          struct svid_store *store, const struct clock *clock, struct tunnel **out,
-                          struct err *e);
+/* ERR_DENIED: the directory is not ours alone, or something else than a socket has the name;
+ * ERR_IO. */
+NODISCARD bool tunnel_new(uv_loop_t *loop, const struct tunnel_config *cfg,
+                          struct tls_contexts *contexts, struct svid_store *store,
+                          const struct clock *clock, struct tunnel **out, struct err *e);
 /* All streams are aborted; cb runs once when the socket file is gone and t is freed. */
 void tunnel_close(struct tunnel *t, void (*cb)(void *arg), void *arg);
 const char *tunnel_path(const struct tunnel *t);
 
-/* The far end of one accepted connection, named by the address the dialling socket was bound to (autobind in the
- * abstract namespace; see aws/http.c).  Why it ended stays known for the last 64 connections. */
+/* The name of a dialling socket, by which its tunnel knows the connection: the lower-case hex
+ * digits of the address it is bound to (autobound: bind() with sizeof(sa_family_t) before
+ * connect(); the leading NUL of an abstract address counts).  Addresses over 31 bytes are cut.
+ * false: fd is not bound to anything, out is "". */
+#define TUNNEL_NAME_MAX 64
+NODISCARD bool tunnel_client_name_from_fd(int fd, char *out, size_t cap);
+
+/* The far end of one accepted connection, by the name of the dialling socket.  Why it ended is
+ * known before the dialling side can see the end, and stays known for the last 64 connections. */
 struct tunnel_peer_info {
     bool is_known;
-    struct stream_end end;       /* cause END_NONE while it lives */
-    char peer_id[256];           /* the gateway's SPIFFE ID, cut; "" before the handshake */
-    uint64_t bytes_up, bytes_down;
+    struct stream_end end;         /* cause END_NONE while it lives */
+    char peer_id[256];             /* the gateway's SPIFFE ID, cut; "" before the handshake */
+    uint64_t bytes_up, bytes_down; /* up: handed to the mTLS stream; they may not have left */
 };
-void tunnel_peer_info(const struct tunnel *t, const char *client_name, struct tunnel_peer_info *out);
-/* The last stream that failed to open or was cut, whoever dialled; cause END_NONE if the newest one went well. */
+void tunnel_peer_info(const struct tunnel *t, const char *client_name,
+                      struct tunnel_peer_info *out);
+/* The last stream that failed to open or was cut, whoever dialled; cause END_NONE if the newest one
+ * went well. */
 const struct stream_end *tunnel_last_failure(const struct tunnel *t);
 unsigned tunnel_n_streams(const struct tunnel *t);
 

@@ -149,9 +149,12 @@ static void conn_read(struct gateway_conn *c)
 {
     char plain[16384];
     size_t n;
+    if (c->has_failed)
+        return;
     ERR_clear_error();
     int rc = c->is_open ? 1 : SSL_accept(c->ssl);
     if (rc != 1 && SSL_get_error(c->ssl, rc) == SSL_ERROR_SSL) {
+        c->has_failed = true;
         conn_flush(c); /* its alert */
         stream_shutdown(c->s);
         return;

@@ -71,7 +71,7 @@ struct gateway_conn {
     SSL *ssl;
     struct buf got, out;
     uint64_t n_got; /* plain bytes, also where got is cleared by the test */
-    bool is_open, has_close_notify, has_eof, has_reset, is_closed;
+    bool is_open, has_failed, has_close_notify, has_eof, has_reset, is_closed;
     char sni[256], alpn[32];
 };
 
