@@ -1,2 +1,434 @@
 // SPDX-License-Identifier: Apache-2.0
+/* One call: encode or hash the body -> credentials -> sign -> send -> judge.
+ * Failure modes: the stored mail cannot be read (told as ours, nothing sent); no credentials; a
+ * kept connection had died, the credentials or our clock were refused: once more each, as
+ * ses_judge() says; everything else is the verdict. */
 #include "aws/ses.h"
+
+#include "aws/sigv4.h"
+#include "base/mem.h"
+#include "core/base64.h"
+#include "sys/timer.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <openssl/evp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PATH   "/v2/email/outbound-emails"
+#define PREFIX STR("{\"Content\":{\"Raw\":{\"Data\":\"")
+#define SMALL_BYTES                                                                                \
+    (64u << 10) /* encoded once and kept; longer ones are encoded twice: to hash, to send */
+#define SLICE_BYTES        (768u << 10) /* hashed per turn of the loop */
+#define SUFFIX_MAX         (64u << 10)
+#define MAX_RESPONSE_BYTES (64u << 10)
+
+struct ses {
+    struct ses_config cfg;
+    struct http *http;
+    struct tunnel *tunnel;
+    struct credentials *credentials;
+    const struct clock *clock;
+    uv_loop_t *loop;
+    EVP_MD *sha256;
+    int64_t clock_offset_ms; /* AWS's clock less ours, once it has told us */
+};
+
+/* Where the next byte of the request body comes from. */
+struct cursor {
+    uint64_t at; /* in the mail */
+    size_t prefix_at, suffix_at;
+    struct base64_encoder b64;
+    bool is_encoded; /* the last group is out */
+};
+
+struct ses_call {
+    struct ses *ses;
+    struct ses_mail mail;
+    ses_cb cb;
+    void *arg;
+    struct buf suffix; /* what follows the mail's base64 */
+    struct buf whole;  /* a small mail's whole body; else empty */
+    uint64_t body_len;
+    char sha256[SIGV4_SHA256_HEX];
+    struct cursor cursor;
+    EVP_MD_CTX *hashing;
+    char *slice; /* while hashing */
+    struct timer *turn;
+    struct credentials_request *waiting;
+    struct aws_credentials *credentials;
+    struct http_call *http;
+    unsigned tried; /* bit by enum ses_again */
+    uint64_t asked_at_us, credentials_us;
+    struct err read_error; /* the stored mail could not be read */
+};
+
+struct ses *ses_new(const struct ses_config *cfg, struct http *http, struct tunnel *tunnel,
+                    struct credentials *credentials, const struct clock *clock, uv_loop_t *loop)
+{
+    struct ses *s = xcalloc(1, sizeof *s);
+    *s = (struct ses){.cfg = *cfg,
+                      .http = http,
+                      .tunnel = tunnel,
+                      .credentials = credentials,
+                      .clock = clock,
+                      .loop = loop,
+                      .sha256 = EVP_MD_fetch(NULL, "SHA256", NULL)};
+    CHECK(s->sha256 != NULL);
+    return s;
+}
+
+void ses_free(struct ses **s)
+{
+    if (*s == NULL)
+        return;
+    EVP_MD_free((*s)->sha256);
+    free(*s);
+    *s = NULL;
+}
+
+static void call_free(struct ses_call *c)
+{
+    credentials_cancel(&c->waiting);
+    http_cancel(&c->http);
+    timer_free(&c->turn);
+    aws_credentials_unref(&c->credentials);
+    EVP_MD_CTX_free(c->hashing);
+    free(c->slice);
+    buf_release(&c->suffix);
+    buf_release(&c->whole);
+    free(c);
+}
+
+/* The only end of a call that was not cancelled. */
+static void finish(struct ses_call *c, struct ses_verdict *v)
+{
+    v->credentials_us = c->credentials_us;
+    ses_cb cb = c->cb;
+    void *arg = c->arg;
+    call_free(c);
+    cb(arg, v);
+}
+
+static void fail_local(struct ses_call *c, const struct err *e)
+{
+    struct ses_verdict v;
+    ses_judge_local(e, &v);
+    finish(c, &v);
+}
+
+/* ---- the body ---- */
+
+static void set_text(json_t *object, const char *key, const char *text)
+{
+    if (text[0] != '\0')
+        json_object_set_new(object, key, json_string(text));
+}
+
+static json_t *tags_json(const struct ses_config *cfg)
+{
+    json_t *tags = json_array();
+    for (size_t i = 0; i < cfg->n_tags; i++)
+        json_array_append_new(
+            tags, json_pack("{s:s, s:s}", "Name", cfg->tags[i].name, "Value", cfg->tags[i].value));
+    return tags;
+}
+
+/* Everything but Content; recipients all as To: SES goes by the list and leaves the headers alone.
+ */
+static json_t *envelope_json(const struct ses_config *cfg, const struct ses_mail *mail)
+{
+    json_t *to = json_array();
+    for (size_t i = 0; i < mail->n_recipients; i++)
+        json_array_append_new(to, json_stringn(mail->recipients[i].text, mail->recipients[i].len));
+    json_t *root = json_pack("{s:{s:o}}", "Destination", "ToAddresses", to);
+    set_text(root, "ConfigurationSetName", cfg->configuration_set);
+    set_text(root, "FromEmailAddressIdentityArn", cfg->from_identity_arn);
+    set_text(root, "TenantName", cfg->tenant);
+    if (cfg->n_tags > 0)
+        json_object_set_new(root, "EmailTags", tags_json(cfg));
+    return root;
+}
+
+static bool make_suffix(struct ses_call *c)
+{
+    json_t *root = envelope_json(&c->ses->cfg, &c->mail);
+    char *text = json_dumps(root, JSON_COMPACT);
+    json_decref(root);
+    CHECK(text != NULL); /* addresses are ASCII, the rest is ours */
+    bool ok = buf_printf(&c->suffix, "\"}},%s", text + 1);
+    free(text);
+    return ok;
+}
+
+static bool read_mail(const struct ses_call *c, uint64_t at, char *out, size_t len, struct err *e)
+{
+    while (len > 0) {
+        ssize_t n = pread(c->mail.fd, out, len, (off_t)at);
+        if (n == -1 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return err_set(e, ERR_IO, n == 0 ? EIO : errno, "the stored mail cannot be read");
+        out += n;
+        at += (uint64_t)n;
+        len -= (size_t)n;
+    }
+    return true;
+}
+
+static bool encode_whole(struct ses_call *c, struct err *e)
+{
+    char in[SMALL_BYTES], out[BASE64_LEN(SMALL_BYTES + 2) + 5];
+    struct base64_encoder b64;
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    if (!read_mail(c, 0, in, (size_t)c->mail.len, e))
+        return false;
+    base64_init(&b64);
+    size_t n = base64_update(&b64, (struct str){in, (size_t)c->mail.len}, out);
+    n += base64_final(&b64, out + n);
+    bool fits = buf_append_str(&c->whole, PREFIX) && buf_append(&c->whole, out, n) &&
+                buf_append_str(&c->whole, buf_str(&c->suffix));
+    CHECK(fits);
+    struct str all = buf_str(&c->whole);
+    CHECK(EVP_Digest(all.p, all.len, digest, NULL, c->ses->sha256, NULL) == 1);
+    for (size_t i = 0; i < 32; i++)
+        snprintf(c->sha256 + 2 * i, 3, "%02x", digest[i]);
+    return true;
+}
+
+static size_t take(struct str from, size_t *at, char *out, size_t cap)
+{
+    struct str left = str_sub(from, *at, cap);
+    if (left.len > 0)
+        memcpy(out, left.p, left.len);
+    *at += left.len;
+    return left.len;
+}
+
+/* The next bytes of prefix + base64(mail) + suffix; cap >= 16. */
+static bool produce(struct ses_call *c, char *out, size_t cap, size_t *n, struct err *e)
+{
+    struct cursor *k = &c->cursor;
+    char in[48u << 10];
+    *n = take(PREFIX, &k->prefix_at, out, cap);
+    while (!k->is_encoded && cap - *n >= 16) {
+        uint64_t left = c->mail.len - k->at;
+        size_t room = (cap - *n - 8) / 4 * 3; /* 8: a held-back group and a NUL */
+        size_t step = left < sizeof in ? (size_t)left : sizeof in;
+        step = step < room ? step : room;
+        if (!read_mail(c, k->at, in, step, e))
+            return false;
+        *n += base64_update(&k->b64, (struct str){in, step}, out + *n);
+        k->at += step;
+        if (k->at == c->mail.len) {
+            *n += base64_final(&k->b64, out + *n);
+            k->is_encoded = true;
+        }
+    }
+    if (k->is_encoded)
+        *n += take(buf_str(&c->suffix), &k->suffix_at, out + *n, cap - *n);
+    return true;
+}
+
+static void rewind_body(struct ses_call *c)
+{
+    c->cursor = (struct cursor){0};
+    base64_init(&c->cursor.b64);
+}
+
+static bool on_body_read(void *arg, char *out, size_t cap, size_t *n)
+{
+    struct ses_call *c = arg;
+    if (c->whole.len > 0) {
+        *n = take(buf_str(&c->whole), &c->cursor.prefix_at, out, cap);
+        return true;
+    }
+    return produce(c, out, cap, n, &c->read_error);
+}
+
+/* ---- the call ---- */
+
+static void ask_for_credentials(struct ses_call *c);
+
+static void on_response(void *arg, const struct http_response *r)
+{
+    struct ses_call *c = arg;
+    struct ses_verdict v;
+    c->http = NULL;
+    if (c->read_error.code != ERR_NONE && r->outcome == HTTP_NOT_SENT) {
+        fail_local(c, &c->read_error);
+        return;
+    }
+    ses_judge(&c->ses->cfg, &c->mail, r, &v);
+    if (v.again == SES_AGAIN_NO || (c->tried & (1u << v.again)) != 0) {
+        finish(c, &v);
+        return;
+    }
+    c->tried |= 1u << v.again;
+    if (v.again == SES_AGAIN_CREDENTIALS)
+        credentials_reject(c->ses->credentials, c->credentials);
+    struct tm tm = {0};
+    if (v.again == SES_AGAIN_CLOCK && strptime(r->date, "%a, %d %b %Y %H:%M:%S", &tm) != NULL)
+        c->ses->clock_offset_ms = (int64_t)timegm(&tm) * 1000 - clock_wall_ms(c->ses->clock);
+    ask_for_credentials(c);
+}
+
+static bool sign(struct ses_call *c, const struct http_header *headers, size_t n_headers,
+                 int64_t now_ms, struct buf *authorization, struct err *e)
+{
+    struct sigv4_header signed_headers[8];
+    for (size_t i = 0; i < n_headers; i++)
+        signed_headers[i] = (struct sigv4_header){headers[i].name, headers[i].value};
+    signed_headers[n_headers] = (struct sigv4_header){"host", c->ses->cfg.host};
+    const struct sigv4_request request = {.method = "POST",
+                                          .path = STR(PATH),
+                                          .query = STR(""),
+                                          .headers = signed_headers,
+                                          .n_headers = n_headers + 1,
+                                          .body_sha256 = c->sha256,
+                                          .normalize_path = true};
+    const struct sigv4_credentials keys = {c->credentials->access_key_id,
+                                           c->credentials->secret_access_key};
+    const struct sigv4_scope scope = {
+        .region = c->ses->cfg.region, .service = "ses", .wall_ms = now_ms};
+    return sigv4_sign(&request, &keys, &scope, authorization, NULL, NULL, e);
+}
+
+static void send_request(struct ses_call *c)
+{
+    int64_t now_ms = clock_wall_ms(c->ses->clock) + c->ses->clock_offset_ms;
+    char date[17];
+    struct http_header headers[4] = {
+        {"content-type", "application/json"},
+        {"x-amz-date", sigv4_date(date, now_ms)},
+        {"x-amz-security-token", c->credentials->session_token},
+    };
+    struct buf authorization;
+    struct err e;
+    buf_init(&authorization, 2048);
+    if (!sign(c, headers, 3, now_ms, &authorization, &e)) {
+        buf_release(&authorization);
+        fail_local(c, &e);
+        return;
+    }
+    headers[3] = (struct http_header){"authorization", buf_cstr(&authorization)};
+    rewind_body(c);
+    const struct http_request request = {.tunnel = c->ses->tunnel,
+                                         .is_https = c->ses->cfg.is_end_to_end,
+                                         .host = c->ses->cfg.host,
+                                         .method = "POST",
+                                         .path = PATH,
+                                         .headers = headers,
+                                         .n_headers = ARRAY_LEN(headers),
+                                         .body_len = c->body_len,
+                                         .body_read = on_body_read,
+                                         .body_arg = c,
+                                         .timeout_ms = c->ses->cfg.timeout_ms,
+                                         .max_response_bytes = MAX_RESPONSE_BYTES};
+    c->http = http_send(c->ses->http, &request, on_response, c);
+    buf_release(&authorization);
+}
+
+static void on_credentials(void *arg, struct aws_credentials *credentials, const struct err *e)
+{
+    struct ses_call *c = arg;
+    c->waiting = NULL;
+    c->credentials_us += clock_mono_us() - c->asked_at_us;
+    if (credentials == NULL) {
+        struct ses_verdict v;
+        ses_judge_credentials(e, &v);
+        finish(c, &v);
+        return;
+    }
+    aws_credentials_unref(&c->credentials);
+    c->credentials = aws_credentials_ref(credentials);
+    send_request(c);
+}
+
+static void ask_for_credentials(struct ses_call *c)
+{
+    c->asked_at_us = clock_mono_us();
+    c->waiting = credentials_get(c->ses->credentials, on_credentials, c);
+}
+
+static void finish_hash(struct ses_call *c)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    CHECK(EVP_DigestFinal_ex(c->hashing, digest, NULL) == 1);
+    for (size_t i = 0; i < 32; i++)
+        snprintf(c->sha256 + 2 * i, 3, "%02x", digest[i]);
+    EVP_MD_CTX_free(c->hashing);
+    c->hashing = NULL;
+    free(c->slice);
+    c->slice = NULL;
+    timer_free(&c->turn);
+    ask_for_credentials(c);
+}
+
+/* A large mail must not hold the loop: a slice, then the others' turn. */
+static void on_turn(void *arg)
+{
+    struct ses_call *c = arg;
+    size_t done = 0, n = 1;
+    struct err e;
+    while (done < SLICE_BYTES && n > 0) {
+        if (!produce(c, c->slice, SMALL_BYTES, &n, &e)) {
+            fail_local(c, &e);
+            return;
+        }
+        CHECK(EVP_DigestUpdate(c->hashing, c->slice, n) == 1);
+        done += n;
+    }
+    if (n == 0)
+        finish_hash(c);
+    else
+        timer_start(c->turn, 0);
+}
+
+static void start_hash(struct ses_call *c)
+{
+    rewind_body(c);
+    c->slice = xcalloc(SMALL_BYTES, 1);
+    c->hashing = EVP_MD_CTX_new();
+    CHECK(c->hashing != NULL && EVP_DigestInit_ex2(c->hashing, c->ses->sha256, NULL) == 1);
+    timer_start(c->turn, 0);
+}
+
+static void on_unreadable(void *arg)
+{
+    struct ses_call *c = arg;
+    fail_local(c, &c->read_error);
+}
+
+struct ses_call *ses_send(struct ses *s, const struct ses_mail *mail, ses_cb cb, void *arg)
+{
+    CHECK(mail->n_recipients > 0 && mail->n_recipients <= SES_RECIPIENTS_MAX);
+    struct ses_call *c = xcalloc(1, sizeof *c);
+    *c = (struct ses_call){.ses = s, .mail = *mail, .cb = cb, .arg = arg};
+    buf_init(&c->suffix, SUFFIX_MAX);
+    buf_init(&c->whole, BASE64_LEN(SMALL_BYTES) + 2 * SUFFIX_MAX);
+    CHECK(make_suffix(c)); /* 50 addresses and what the configuration caps */
+    c->body_len = PREFIX.len + BASE64_LEN(mail->len) + c->suffix.len;
+    if (mail->len > SMALL_BYTES) {
+        c->turn = timer_new(s->loop, on_turn, c);
+        start_hash(c);
+    } else if (encode_whole(c, &c->read_error)) {
+        ask_for_credentials(c);
+    } else {
+        c->turn = timer_new(s->loop, on_unreadable, c);
+        timer_start(c->turn, 0);
+    }
+    return c;
+}
+
+void ses_cancel(struct ses_call **c)
+{
+    if (*c == NULL)
+        return;
+    call_free(*c);
+    *c = NULL;
+}
