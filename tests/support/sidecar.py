@@ -24,7 +24,7 @@ ROLE_ARN = "arn:aws:iam::123456789012:role/svidmail-checkout"
 
 # Reports go to stderr, where check() finds them; 86 is an exit code nothing else uses.
 SANITIZERS = {
-    "ASAN_OPTIONS": "detect_leaks=1:exitcode=86:abort_on_error=0:check_initialization_order=1",
+    "ASAN_OPTIONS": "detect_leaks=1:exitcode=86:abort_on_error=0:detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1:exitcode=86",
     "TSAN_OPTIONS": "exitcode=86:halt_on_error=0",
 }
