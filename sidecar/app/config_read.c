@@ -362,3 +362,8 @@ bool config_read(const char *name, struct str text, struct config *c, struct con
     yaml_parser_delete(&r.yaml);
     return ok;
 }
+
+const char *config_read_library_version(void)
+{
+    return yaml_get_version_string();
+}

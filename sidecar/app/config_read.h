@@ -32,5 +32,7 @@ struct config_mark config_marks_find(const struct config_marks *marks, const cha
 void config_marks_release(struct config_marks *marks);
 /* Puts "NAME:LINE:COL: PATH: " in front of what e says; returns false. */
 bool config_fail_at(const char *name, struct config_mark at, const char *path, struct err *e);
+/* Of libyaml. */
+const char *config_read_library_version(void);
 
 #endif

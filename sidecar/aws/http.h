@@ -70,5 +70,7 @@ struct http_call;
 struct http_call *http_send(struct http *h, const struct http_request *r, http_done_cb cb, void *arg);
 /* cb will not run.  Nulls *c. */
 void http_cancel(struct http_call **c);
+/* Of libcurl, with its TLS library. */
+const char *http_library_version(void);
 
 #endif

@@ -48,5 +48,7 @@ struct workload_api_status {
     const char *endpoint;
 };
 void workload_api_get_status(const struct workload_api *w, struct workload_api_status *out);
+/* Of gRPC. */
+const char *workload_api_library_version(void);
 
 #endif

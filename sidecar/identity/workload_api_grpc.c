@@ -14,6 +14,7 @@
  * one, and the socket's path is looked up anew each time (an agent that starts makes a new file).
  */
 #include "identity/workload_api_private.h"
+#include "identity/workload_api.h"
 #include "base/list.h"
 #include "base/mem.h"
 #include "base/secret.h"
@@ -389,4 +390,9 @@ void workload_rpc_cancel(struct workload_rpc *r)
 bool workload_rpc_is_connected(const struct workload_rpc *r)
 {
     return grpc_channel_check_connectivity_state(r->channel, 0) == GRPC_CHANNEL_READY;
+}
+
+const char *workload_api_library_version(void)
+{
+    return grpc_version_string();
 }

@@ -387,3 +387,8 @@ void admin_close(struct admin **pa)
     if (--a->n_open == 0)
         free_admin(a);
 }
+
+const char *admin_library_version(void)
+{
+    return MHD_get_version();
+}

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* admin: HTTP + JSON on a unix socket (0660) for the subcommands, and GET /metrics also on TCP for Prometheus.
- * libmicrohttpd driven from the loop, without threads of its own.  Layer: ops.  Thread: loop. */
+/* admin: HTTP + JSON on a unix socket (0660) for the subcommands, and GET /metrics also on TCP for
+ * Prometheus. libmicrohttpd driven from the loop, without threads of its own.  Layer: ops.  Thread:
+ * loop. */
 #ifndef SVIDMAIL_OPS_ADMIN_H
 #define SVIDMAIL_OPS_ADMIN_H
 #include "base/buf.h"
@@ -12,24 +13,27 @@
 typedef int (*admin_handler)(void *arg, struct str query, struct buf *out);
 
 struct admin_endpoint {
-    const char *path;          /* "/status" */
+    const char *path; /* "/status" */
     const char *content_type;
     admin_handler run;
     void *arg;
-    bool on_tcp;               /* also served on the metrics port */
+    bool on_tcp; /* also served on the metrics port */
 };
 
 struct admin_config {
-    const char *socket_path;     /* "" = none */
-    const char *metrics_listen;  /* "127.0.0.1:9925", ":9925", "" = off */
+    const char *socket_path;    /* "" = none */
+    const char *metrics_listen; /* "127.0.0.1:9925", ":9925", "" = off */
 };
 
 struct admin;
-/* Endpoints are copied.  A metrics port that is taken is logged and left out; a socket that cannot be had is an
- * error.  A stale socket file is replaced, a live one is not (ERR_UNAVAIL: another svidmail runs). */
+/* Endpoints are copied.  A metrics port that is taken is logged and left out; a socket that cannot
+ * be had is an error.  A stale socket file is replaced, a live one is not (ERR_UNAVAIL: another
+ * svidmail runs). */
 NODISCARD bool admin_new(uv_loop_t *loop, const struct admin_config *cfg,
                          const struct admin_endpoint *endpoints, size_t n, struct admin **out,
                          struct err *e);
 void admin_close(struct admin **a);
+/* Of libmicrohttpd. */
+const char *admin_library_version(void);
 
 #endif

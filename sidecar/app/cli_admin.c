@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+/* The subcommands that ask a running svidmail: health, status, identity, metrics. */
+#include "app/admin_client.h"
+#include "app/cli.h"
+#include "app/cli_socket.h"
+#include "app/screen.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+struct ask_options {
+    struct cli_socket socket;
+    bool as_json, is_ready_asked;
+};
+
+static const struct argp_child children[] = {{&cli_socket_argp, 0, NULL, 0}, {0}};
+
+static const struct argp_option output_options[] = {
+    {"output", 'o', "json|text", 0, "How to say it (default text)", 0},
+    {0},
+};
+
+static const struct argp_option health_options[] = {
+    {"ready", 'r', NULL, 0, "Fail as well while no mail could be sent", 0},
+    {0},
+};
+
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    struct ask_options *o = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &o->socket;
+        return 0;
+    case 'o':
+        o->as_json = strcmp(arg, "json") == 0;
+        if (!o->as_json && strcmp(arg, "text") != 0)
+            argp_error(state, "--output: \"%s\" is neither json nor text", arg);
+        return 0;
+    case 'r':
+        o->is_ready_asked = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_error(state, "unexpected argument \"%s\"", arg);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* 0, or the exit code; it has been said on stderr. */
+static int parse(int argc, char **argv, const struct argp_option *options, const char *doc,
+                 struct ask_options *o)
+{
+    const struct argp parser = {options, parse_option, NULL, doc, children, NULL, NULL};
+    argp_parse(&parser, argc, argv, 0, NULL, o);
+    return cli_socket_resolve(&o->socket) ? 0 : 2;
+}
+
+/* What it says; the exit code.  body is to be released either way. */
+static int ask(const struct ask_options *o, const char *target, int *status, struct buf *body)
+{
+    struct err e = {0};
+    buf_init(body, ADMIN_CLIENT_BODY_MAX);
+    if (admin_client_get(o->socket.path, target, ADMIN_CLIENT_TIMEOUT_MS, status, body, &e))
+        return 0;
+    fprintf(stderr, "svidmail: %s\n", e.msg);
+    return 1;
+}
+
+static void print_raw(const struct buf *body, FILE *to)
+{
+    struct str s = buf_str(body);
+    fwrite(s.p, 1, s.len, to);
+}
+
+static int fail_status(int status, const char *target)
+{
+    fprintf(stderr, "svidmail: %s was answered by %d\n", target, status);
+    return 1;
+}
+
+int cli_health(int argc, char **argv)
+{
+    struct ask_options o = {0};
+    struct buf body;
+    int status = 0;
+    int code = parse(argc, argv, health_options, "Exit 0 if svidmail lives; for exec probes.", &o);
+    if (code != 0)
+        return code;
+    code = ask(&o, o.is_ready_asked ? "/ready" : "/health", &status, &body);
+    if (code == 0) {
+        code = status == 200 ? 0 : 1;
+        print_raw(&body, code == 0 ? stdout : stderr);
+    }
+    buf_release(&body);
+    return code;
+}
+
+int cli_metrics(int argc, char **argv)
+{
+    struct ask_options o = {0};
+    struct buf body;
+    int status = 0;
+    int code = parse(argc, argv, NULL, "Print the metrics, in Prometheus' text format.", &o);
+    if (code != 0)
+        return code;
+    code = ask(&o, "/metrics", &status, &body);
+    if (code == 0 && status != 200)
+        code = fail_status(status, "/metrics");
+    else if (code == 0)
+        print_raw(&body, stdout);
+    buf_release(&body);
+    return code;
+}
+
+static int show(const struct ask_options *o, const char *target,
+                void (*screen)(const json_t *, FILE *))
+{
+    struct buf body;
+    int status = 0;
+    int code = ask(o, target, &status, &body);
+    if (code == 0 && status != 200)
+        code = fail_status(status, target);
+    struct str s = buf_str(&body);
+    json_t *json = code == 0 ? json_loadb(s.p, s.len, 0, NULL) : NULL;
+    if (code == 0 && json == NULL) {
+        fprintf(stderr, "svidmail: %s was not answered by JSON\n", target);
+        code = 1;
+    }
+    if (code == 0 && o->as_json)
+        print_raw(&body, stdout);
+    else if (code == 0)
+        screen(json, stdout);
+    json_decref(json);
+    buf_release(&body);
+    return code;
+}
+
+int cli_status(int argc, char **argv)
+{
+    struct ask_options o = {0};
+    int code = parse(argc, argv, output_options, "Show how a running svidmail is.", &o);
+    return code != 0 ? code : show(&o, "/status", screen_status);
+}
+
+int cli_identity(int argc, char **argv)
+{
+    struct ask_options o = {0};
+    int code = parse(
+        argc, argv, output_options,
+        "Show every SVID offered, which is used for what, and the bundles.  Never a key.", &o);
+    return code != 0 ? code : show(&o, "/identity", screen_identity);
+}
