@@ -186,7 +186,7 @@ class Gateway:
             entry = _parse(line)
             return entry if entry is not None and _has(entry, fields) else None
 
-        return self.process.wait_for_line(matching, timeout, stream="stdout")
+        return self.process.wait_for_line(matching, timeout, stream="stdout", what=f"an access of {fields}")
 
     def stats(self, contains: str = "") -> dict[str, int]:
         """Envoy's counters and gauges, e.g. listener.api.ssl.fail_verify_no_cert."""

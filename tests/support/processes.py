@@ -134,14 +134,15 @@ class Process:
     def is_alive(self) -> bool:
         return self._popen.poll() is None
 
-    def wait_for_line(self, matches: Callable | str, timeout: float = 10, start: int = 0, stream: str = "stderr"):
+    def wait_for_line(self, matches: Callable | str, timeout: float = 10, start: int = 0, stream: str = "stderr",
+                      what: str | None = None):
         """The first answer of matches(line), or the first line that holds a text; Failure with the output else."""
         test = (lambda line: line if matches in line else None) if isinstance(matches, str) else matches
         lines = self.stdout if stream == "stdout" else self.stderr
         found = lines.wait_for(test, timeout, start)
         if found is None:
             state = "is alive" if self.is_alive() else f"ended with {self.returncode}"
-            raise Failure(f"{self.name} ({state}) did not say {matches!r} within {timeout} s; it said:\n"
+            raise Failure(f"{self.name} ({state}) did not say {what or matches!r} within {timeout} s; it said:\n"
                           f"{self.stdout.tail(10)}\n{self.stderr.tail()}")
         return found[1]
 

@@ -151,7 +151,7 @@ class Sidecar:
             left -= 1
             return line if left < 0 else None
 
-        return self.process.wait_for_line(matching, timeout)
+        return self.process.wait_for_line(matching, timeout, what=f"{name} {fields or ''}".strip())
 
     def count_events(self, name: str, **fields) -> int:
         """What to give wait_for_event(after=…) when only what comes from now on counts."""
@@ -201,8 +201,11 @@ class Sidecar:
         return connection
 
     def wait_ready(self, timeout: float = 20) -> None:
-        """Identity chosen and usable, as `svidmail health --ready` says it."""
-        poll_until("svidmail to be ready", lambda: self.cli("health", "--ready").returncode == 0, timeout)
+        """Identity chosen and usable, as `svidmail health --ready` tells a probe."""
+        poll_until("svidmail to be ready", self.is_ready, timeout)
+
+    def is_ready(self) -> bool:
+        return self._ask("/ready")[0] == 200
 
     def cli(self, *command: str, stdin: str | None = None, timeout: float = 30) -> subprocess.CompletedProcess:
         """A subcommand of the same binary, asked as the sidecar's own uid through its admin socket."""
@@ -217,17 +220,20 @@ class Sidecar:
         return json.loads(self.admin("/status"))
 
     def admin(self, path: str) -> str:
-        """GET over the admin socket."""
+        """GET over the admin socket; anything but 200 is a Failure."""
+        status, body = self._ask(path)
+        if status != 200:
+            raise Failure(f"admin {path}: {status} {body}")
+        return body
+
+    def _ask(self, path: str) -> tuple[int, str]:
         connection = _UnixHTTPConnection(self.admin_socket)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
-            body = response.read().decode()
+            return response.status, response.read().decode()
         finally:
             connection.close()
-        if response.status != 200:
-            raise Failure(f"admin {path}: {response.status} {body}")
-        return body
 
     def metrics_text(self) -> str:
         """What Prometheus scrapes, from where it scrapes it."""
