@@ -45,7 +45,11 @@ struct mail_body *mail_body_new(const struct mail_body_config *cfg, mail_body_si
     check_own(cfg->date, false);
     check_own(cfg->message_id, false);
     struct mail_body *b = xcalloc(1, sizeof *b);
-    b->cfg = *cfg;
+    b->cfg = (struct mail_body_config){.received = xstrdup(cfg->received),
+                                       .id = xstrdup(cfg->id),
+                                       .date = xstrdup(cfg->date),
+                                       .message_id = xstrdup(cfg->message_id),
+                                       .allow_headers = cfg->allow_headers};
     b->sink = sink;
     b->sink_arg = sink_arg;
     b->field = LINE_OF_BODY;
@@ -58,6 +62,10 @@ void mail_body_free(struct mail_body **b)
     if (*b == NULL)
         return;
     buf_release(&(*b)->line);
+    free((char *)(*b)->cfg.received);
+    free((char *)(*b)->cfg.id);
+    free((char *)(*b)->cfg.date);
+    free((char *)(*b)->cfg.message_id);
     free(*b);
     *b = NULL;
 }

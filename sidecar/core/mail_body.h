@@ -19,8 +19,8 @@
 #define MAIL_RECEIVED_MAX     100          /* RFC 5321 6.3: loops */
 #define MAIL_HEADER_VALUE_MAX 512          /* of what is learned */
 
-/* What goes on top; all strings are ours (checked for CR and LF by CHECK) and must outlive the
- * mail_body. */
+/* What goes on top; all strings are ours (checked for CR and LF by CHECK) and copied, but for
+ * allow_headers, which must outlive the mail_body. */
 struct mail_body_config {
     const char *received;   /* complete value of the Received header, may hold "\r\n\t" folds */
     const char *id;         /* X-Svidmail-Id */
