@@ -97,15 +97,26 @@ def send(letter: Letter, port: int) -> Reply:
     return Reply(code, f"{code} {shown}")
 
 
+def _contents(message: EmailMessage) -> list[tuple[str, list[str]]]:
+    """Text and attachments as people read them; how lines end is the transport's business."""
+    parts = [part for part in message.walk() if not part.is_multipart()]
+    return [(part.get_filename() or "", part.get_content().splitlines()) for part in parts]
+
+
 def problems(letter: Letter, mail: Mail, journey: Journey) -> list[str]:
     """What is not as it should be where the mail arrived."""
     out = [f"SES saw: {violation}" for violation in mail.violations]
-    if mail.recipients != letter.recipients:
+    if sorted(mail.recipients) != sorted(letter.recipients):
         out.append(f"SES was told the recipients {mail.recipients}, not {letter.recipients}")
     if letter.hidden and letter.hidden.encode() in mail.raw:
         out.append(f"the mail itself names {letter.hidden}, who was to stay hidden")
     if str(mail.parsed["Subject"]) != str(letter.message["Subject"]):
         out.append(f"the subject arrived as {mail.parsed['Subject']}")
+    for name in ("Date", "Message-ID", "Received"):
+        if name not in mail.parsed:
+            out.append(f"svidmail added no {name}")
+    if _contents(mail.parsed) != _contents(letter.message):
+        out.append("text or attachments arrived changed")
     if not mail.request.signature_verified:
         out.append("the signature was not verified")
     out += [f"{hop.start} → {hop.end}: {hop.pending}" for hop in journey.hops if hop.pending]

@@ -280,6 +280,15 @@ def test_what_a_good_relay_does_not_send_is_told(fake, tail, violation):
     assert [mail.violations for mail in fake.mails] == [[], [violation]]
 
 
+@pytest.mark.parametrize(
+    ("header", "violation"),
+    [(b"X: \xc3\xa4\r\n", "8-bit byte in a header"), (b"X: \x1b[m\r\n", "control character in a header")],
+)
+def test_headers_that_are_not_plain_ascii_are_told(fake, header, violation):
+    send(fake, header + RAW)
+    assert fake.mails[0].violations == [violation]
+
+
 def test_a_leftover_bcc_is_told(fake):
     send(fake, b"Bcc: boss@shop.example\r\n" + RAW)
     assert fake.mails[0].violations == ["Bcc header"]

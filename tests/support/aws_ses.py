@@ -327,6 +327,10 @@ def _violations(raw: bytes, request: Request) -> list[str]:
     if longest > MAX_LINE_BYTES:
         out.append(f"line of {longest} bytes")
     head = raw[: raw.find(b"\r\n\r\n") + 2]
+    if re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", head):
+        out.append("control character in a header")
+    if re.search(rb"[\x80-\xff]", head):
+        out.append("8-bit byte in a header")
     if re.search(rb"(?im)^bcc:", head):
         out.append("Bcc header")
     out += [f"gateway header {name}" for name in request.header_names() if re.match(r"x-(envoy|forwarded)-", name)]
