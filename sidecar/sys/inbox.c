@@ -8,6 +8,7 @@ struct inbox {
     uv_async_t wake;
     uv_mutex_t lock;
     struct inbox_msg *first, **last; /* under lock */
+    struct inbox_msg *batch;         /* loop: taken, not yet delivered */
     void *owner;
 };
 
@@ -21,19 +22,22 @@ static struct inbox_msg *take_all(struct inbox *ib)
     return m;
 }
 
-static void deliver_all(struct inbox *ib)
+/* The batch belongs to the inbox, not to the loop below: a delivery that frees the inbox delivers
+ * the rest, in order, and the outer loop finds nothing more. */
+static void deliver_batch(struct inbox *ib)
 {
-    struct inbox_msg *next;
-    for (struct inbox_msg *m = take_all(ib); m != NULL;
-         m = next) { /* wake-ups coalesce: drain all */
-        next = m->next;
+    while (ib->batch != NULL) {
+        struct inbox_msg *m = ib->batch;
+        ib->batch = m->next;
         m->deliver(m, ib->owner);
     }
 }
 
 static void on_wake(uv_async_t *wake)
 {
-    deliver_all(wake->data);
+    struct inbox *ib = wake->data;
+    ib->batch = take_all(ib); /* wake-ups coalesce: drain all */
+    deliver_batch(ib);
 }
 
 struct inbox *inbox_new(uv_loop_t *loop, void *owner)
@@ -70,6 +74,9 @@ void inbox_free(struct inbox **pib)
     if (ib == NULL)
         return;
     *pib = NULL;
-    deliver_all(ib);
+    do {
+        deliver_batch(ib);
+        ib->batch = take_all(ib); /* what a delivery posted */
+    } while (ib->batch != NULL);
     uv_close((uv_handle_t *)&ib->wake, on_closed);
 }

@@ -18,7 +18,8 @@ struct inbox;
 struct inbox *inbox_new(uv_loop_t *loop, void *owner);
 /* Any thread; takes m. */
 void inbox_post(struct inbox *ib, struct inbox_msg *m);
-/* Loop thread, once no other thread can post any more.  What is still inside is delivered first. */
+/* Loop thread, once no other thread can post any more; also from a delivery.  What is still inside
+ * is delivered first, in order. */
 void inbox_free(struct inbox **ib);
 
 #endif
