@@ -3,6 +3,7 @@
 #include "base/buf.h"
 #include "sys/clock.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -111,6 +112,8 @@ void log_write(enum log_event event, const struct log_field *fields, size_t n)
     struct str line = buf_str(&b);
     while (line.len > 0) {
         ssize_t w = write(STDERR_FILENO, line.p, line.len);
+        if (w < 0 && errno == EINTR)
+            continue;
         if (w <= 0)
             break; /* nowhere to say it */
         line = str_sub(line, (size_t)w, line.len);
@@ -118,10 +121,14 @@ void log_write(enum log_event event, const struct log_field *fields, size_t n)
     buf_release(&b);
 }
 
-static uint64_t hash(const char *z, uint64_t h)
+/* FNV-1a over the event and the key; without a round of its own the event would mix with the first
+ * byte. */
+static uint64_t hash(enum log_event event, const char *z)
 {
+    const uint64_t prime = 1099511628211ull;
+    uint64_t h = (14695981039346656037ull ^ (uint64_t)event) * prime;
     for (; z != NULL && *z != '\0'; z++)
-        h = (h ^ (unsigned char)*z) * 1099511628211ull;
+        h = (h ^ (unsigned char)*z) * prime;
     return h;
 }
 
@@ -130,7 +137,7 @@ bool log_is_repeat(enum log_event event, const char *key, uint64_t window_ms)
     static struct {
         uint64_t hash, at_ms;
     } seen[REPEAT_SLOTS];
-    uint64_t h = hash(key, 14695981039346656037ull + (uint64_t)event);
+    uint64_t h = hash(event, key);
     uint64_t now = clock_mono_us() / 1000;
     unsigned slot = (unsigned)(h % REPEAT_SLOTS);
     if (seen[slot].hash == h && now - seen[slot].at_ms < window_ms)
