@@ -58,18 +58,28 @@ static struct series *find(enum metric m, const struct metric_labels *l)
     return NULL;
 }
 
+/* "other" for each label the metric has: the last series takes all that do not fit. */
+static struct metric_labels other_labels(enum metric m)
+{
+    struct metric_labels l = METRIC_NONE;
+    const char *names = info[m].labels;
+    for (unsigned i = 0; i < MAX_LABELS && names != NULL && names[0] != '\0'; i++) {
+        l.v[i] = "other";
+        names = strchr(names, ',');
+        names = names != NULL ? names + 1 : NULL;
+    }
+    return l;
+}
+
 static struct series *get(enum metric m, struct metric_labels l)
 {
     struct series *s = find(m, &l);
+    if (s == NULL && table[m].n >= MAX_SERIES - 1) {
+        l = other_labels(m);
+        s = find(m, &l);
+    }
     if (s != NULL)
         return s;
-    if (table[m].n == MAX_SERIES) {
-        struct metric_labels other = {{"other", "other", "other"}};
-        s = find(m, &other);
-        return s != NULL ? s : &table[m].series[0];
-    }
-    if (table[m].n == MAX_SERIES - 1)
-        l = (struct metric_labels){{"other", "other", "other"}};
     table[m].series = xrealloc(table[m].series, (table[m].n + 1) * sizeof *s);
     s = &table[m].series[table[m].n++];
     memset(s, 0, sizeof *s);
