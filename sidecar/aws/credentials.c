@@ -34,7 +34,7 @@ struct credentials {
     struct timer *deliver, *fetch;
     struct backoff failures, refusals;
     uint64_t not_before_ms; /* monotonic: no fetch earlier */
-    bool is_fetching, is_wanted;
+    bool is_fetching;
     struct err last_error;
 };
 
@@ -216,14 +216,13 @@ static void start_fetch(struct credentials *c)
 {
     timer_stop(c->fetch);
     c->is_fetching = true;
-    c->is_wanted = true;
     c->source.fetch(c->source.self, c->last_error.code == ERR_EXPIRED, on_fetched, c);
 }
 
 static void on_fetch_due(void *arg)
 {
     struct credentials *c = arg;
-    if (c->is_fetching || !c->is_wanted)
+    if (c->is_fetching)
         return;
     if (c->current != NULL && !is_usable(c))
         drop_current(c);
@@ -280,17 +279,14 @@ void credentials_reject(struct credentials *c, const struct aws_credentials *bad
 
 void credentials_warm_up(struct credentials *c)
 {
-    c->is_wanted = true;
     if (c->is_fetching || is_usable(c))
         return;
-    c->not_before_ms = 0;
     backoff_reset(&c->failures);
     start_fetch(c);
 }
 
 void credentials_drop(struct credentials *c)
 {
-    c->is_wanted = false;
     timer_stop(c->fetch);
     drop_current(c);
     if (c->is_fetching)
