@@ -284,8 +284,6 @@ static int on_health(void *arg, struct str query, struct buf *out)
     return buf_append_str(out, STR("ok\n")) ? 200 : 500;
 }
 
-/* Whoever waits for readiness may be holding back the first mail, which would fetch credentials: so
- * this does. */
 static int on_ready(void *arg, struct str query, struct buf *out)
 {
     (void)query;
@@ -293,8 +291,6 @@ static int on_ready(void *arg, struct str query, struct buf *out)
     char why[512];
     if (report_is_ready(r, why, sizeof why))
         return buf_append_str(out, STR("ready\n")) ? 200 : 500;
-    if (r->credentials != NULL)
-        credentials_warm_up(r->credentials);
     return buf_printf(out, "not ready: %s\n", why) ? 503 : 500;
 }
 

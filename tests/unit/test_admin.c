@@ -22,6 +22,7 @@
 struct fixture {
     uv_loop_t *loop;
     char dir[64], path[128], listen[32];
+    uint16_t port;
     struct admin *admin;
     char query[256];
     unsigned n_asked;
@@ -70,7 +71,7 @@ static void fixture_init(struct fixture *f)
 {
     *f = (struct fixture){.loop = loop_new()};
     log_init(LOG_ERROR, LOG_TEXT);
-    strcpy(f->dir, "/tmp/svidmail-admin-XXXXXX");
+    str_copy(f->dir, sizeof f->dir, STR("/tmp/svidmail-admin-XXXXXX"));
     assert_non_null(mkdtemp(f->dir));
     snprintf(f->path, sizeof f->path, "%s/admin.sock", f->dir);
 }
@@ -95,7 +96,7 @@ static void fixture_release(struct fixture *f)
 static int connect_to(const struct fixture *f)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    strcpy(addr.sun_path, f->path);
+    str_copy(addr.sun_path, sizeof addr.sun_path, str_from(f->path));
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
     assert_true(fd >= 0);
     assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof addr), 0);
@@ -164,7 +165,7 @@ TEST(admin, gives_an_empty_query_where_there_is_none)
 {
     struct fixture f;
     fixture_open(&f);
-    strcpy(f.query, "old");
+    str_copy(f.query, sizeof f.query, STR("old"));
     AUTO_FREE char *r = ask(&f, "GET /echo HTTP/1.1\r\n" CLOSE);
     assert_status(r, 200);
     assert_string_equal(f.query, "");
@@ -388,7 +389,7 @@ TEST(admin, a_stale_socket_is_replaced)
     struct fixture f;
     fixture_init(&f);
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
-    strcpy(addr.sun_path, f.path);
+    str_copy(addr.sun_path, sizeof addr.sun_path, str_from(f.path));
     int fd = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof addr), 0);
     close(fd);
@@ -488,9 +489,9 @@ static void open_port(struct fixture *f, const char *host)
     int fd;
     struct err e;
     fixture_init(f);
-    uint16_t port = take_port(&fd);
+    f->port = take_port(&fd);
     close(fd);
-    snprintf(f->listen, sizeof f->listen, "%s:%u", host, (unsigned)port);
+    snprintf(f->listen, sizeof f->listen, "%s:%u", host, (unsigned)f->port);
     if (!open_admin(f, f->path, f->listen, &e))
         fail_msg("%s", e.msg);
 }
@@ -501,7 +502,7 @@ TEST(admin, the_port_serves_only_what_is_meant_for_it)
     for (size_t i = 0; i < ARRAY_LEN(hosts); i++) {
         struct fixture f;
         open_port(&f, hosts[i]);
-        uint16_t port = (uint16_t)atoi(strrchr(f.listen, ':') + 1);
+        uint16_t port = f.port;
         AUTO_FREE char *metrics = ask_port(&f, port, "GET /metrics HTTP/1.1\r\n" CLOSE);
         assert_status(metrics, 200);
         assert_non_null(strstr(metrics, "text/plain; version=0.0.4"));

@@ -644,32 +644,34 @@ TEST(config, the_default_written_out_is_no_mistake)
 
 TEST(config, lists_and_tags_are_bounded)
 {
-    char text[4096] = "smtp: {listen: [";
-    for (int i = 0; i < 17; i++)
-        strcat(text, "'127.0.0.1:25', ");
-    strcat(text, "]}\n");
+    struct buf text;
     struct config *c;
     struct err e = {0};
-    assert_false(config_parse("f", str_from(text), &c, &e));
+    buf_init(&text, 4096);
+    for (int i = 0; i < 17; i++)
+        assert_true(buf_printf(&text, "%s'127.0.0.1:25'", i == 0 ? "smtp: {listen: [" : ", "));
+    assert_true(buf_printf(&text, "]}\n"));
+    assert_false(config_parse("f", buf_str(&text), &c, &e));
     assert_string_equal(
         e.msg, "f:1:273: smtp.listen: \"127.0.0.1:25\" is one too many; allowed: a list of 1 to 16 "
                "strings, as [a, b]");
-    strcpy(text, "ses: {tags: {");
+    buf_clear(&text);
     for (int i = 0; i < 51; i++)
-        sprintf(text + strlen(text), "t%02d: v, ", i);
-    strcat(text, "}}\n");
-    assert_false(config_parse("f", str_from(text), &c, &e));
+        assert_true(buf_printf(&text, "%st%02d: v", i == 0 ? "ses: {tags: {" : ", ", i));
+    assert_true(buf_printf(&text, "}}\n"));
+    assert_false(config_parse("f", buf_str(&text), &c, &e));
     assert_string_equal(
         e.msg,
         "f:1:419: ses.tags: \"t50\" is one too many; allowed: at most 50 names with values, as "
         "{name: value}");
+    buf_release(&text);
 }
 
 TEST(config, a_long_file_name_leaves_room_for_the_message)
 {
     char name[2000];
     memset(name, 'd', sizeof name);
-    strcpy(name + 1990, "/f.yaml");
+    memcpy(name + 1990, "/f.yaml", 8);
     struct config *c;
     struct err e = {0};
     assert_false(config_parse(name, STR("log: {level: x}\n"), &c, &e));
