@@ -85,6 +85,7 @@ def test_agent_frozen_mid_traffic_without_a_failed_mail(world):
     assert traffic.failures == []
 
 
+@pytest.mark.timeout(300)
 def test_svids_of_30_s_under_load_for_3_minutes_without_a_failed_mail(world):
     _, aws, _, sidecar = world(x509_svid_ttl="30s", jwt_svid_ttl="30s")
     sidecar.wait_ready()
