@@ -22,7 +22,7 @@ int cli_version(int argc, char **argv)
     printf("%s\n", OpenSSL_version(OPENSSL_VERSION));
     printf("libuv %s\n", uv_version_string());
     printf("libcurl %s\n", http_library_version());
-    printf("gRPC %s\n", workload_api_library_version());
+    printf("gRPC core %s\n", workload_api_library_version());
     printf("protobuf-c %s\n", protobuf_c_version());
     printf("libmicrohttpd %s\n", admin_library_version());
     printf("libyaml %s\n", config_read_library_version());

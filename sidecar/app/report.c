@@ -227,7 +227,7 @@ bool report_is_ready(const struct report_sources *r, char *why, size_t cap)
         const struct svid *v;
         struct err e = {0};
         if (!svid_store_select(r->svids, (enum svid_role)i, &set, &v, &e)) {
-            snprintf(why, cap, "no identity for %s: %s", role_names[i], e.msg);
+            str_copy(why, cap, str_from(e.msg));
             return false;
         }
         svid_set_unref(&set);

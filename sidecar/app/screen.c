@@ -65,11 +65,17 @@ static void print_svid(FILE *to, const char *name, const json_t *o)
     screen_text(o, "spiffe_id", id, sizeof id);
     screen_text(o, "hint", hint, sizeof hint);
     if (json_object_get(o, "error") != NULL) {
-        fprintf(to, "  %-13snone: %s\n", name, screen_text(o, "error", id, sizeof id));
+        fprintf(to, "  %-13s%s\n", name, screen_text(o, "error", id, sizeof id));
         return;
     }
     fprintf(to, "  %-13s%s%s%s%s (%s)\n", name, id, hint[0] == '\0' ? "" : " \"", hint,
             hint[0] == '\0' ? "" : "\"", life(o, left, sizeof left));
+}
+
+static const char *raw_text(const json_t *o, const char *key)
+{
+    const char *z = json_string_value(json_object_get(o, key));
+    return z == NULL ? "" : z;
 }
 
 static void print_agent(FILE *to, const json_t *identity)
@@ -81,16 +87,24 @@ static void print_agent(FILE *to, const json_t *identity)
             screen_text(identity, "endpoint", endpoint, sizeof endpoint),
             json_is_true(json_object_get(identity, "connected")) ? "connected" : "not connected",
             (long long)number(identity, "generation"));
-    print_text(to, "", identity, "last_error");
+    /* mostly the same trouble: told once */
+    const char *mesh_error = raw_text(json_object_get(identity, "mesh"), "error");
+    if (strstr(mesh_error, raw_text(identity, "last_error")) == NULL)
+        print_text(to, "", identity, "last_error");
 }
 
 static void print_roles(FILE *to, const json_t *identity)
 {
     const json_t *mesh = json_object_get(identity, "mesh");
-    if (mesh != NULL)
-        print_svid(to, "To gateway", mesh);
-    if (mesh != NULL)
-        print_svid(to, "To AWS", json_object_get(identity, "aws"));
+    const json_t *aws = json_object_get(identity, "aws");
+    if (mesh == NULL)
+        return;
+    if (json_equal(mesh, aws)) {
+        print_svid(to, "Identity", mesh);
+        return;
+    }
+    print_svid(to, "To gateway", mesh);
+    print_svid(to, "To AWS", aws);
 }
 
 void screen_identity(const json_t *identity, FILE *to)

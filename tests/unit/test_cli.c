@@ -395,7 +395,7 @@ TEST(cli, status_fits_on_a_screen_and_steers_no_terminal)
                "  SMTP         127.0.0.1:2525 [::1]:2525 (3 sessions)\n"
                "  Agent        unix:///a, connected, generation 4\n"
                "  To gateway   spiffe://x/mesh \"internal\" (1 min left)\n"
-               "  To AWS       none: several and none named\n"
+               "  To AWS       several and none named\n"
                "  Gateway      gw, TLS to SES by the gateway, 2 streams\n"
                "               reset\n"
                "  Credentials  arn:r (2 d left)\n"
@@ -434,10 +434,26 @@ TEST(cli, identity_shows_what_is_offered_and_what_is_trusted)
     assert_int_equal(o.code, 0);
     assert_string_equal(o.out, "  Agent        unix:///a, connected, generation 4\n"
                                "  To gateway   spiffe://x/mesh \"internal\" (1 min left)\n"
-                               "  To AWS       none: several and none named\n"
+                               "  To AWS       several and none named\n"
                                "  Offered      spiffe://x/mesh (expired 30 s ago)\n"
                                "  Bundles      x, 2 CAs, our own\n"
                                "               y, 0 CAs, not usable: this domain is not trusted\n");
+}
+
+TEST(cli, one_trouble_of_both_roles_is_told_once)
+{
+    struct outcome o;
+    struct server s;
+    http_start(&s, OK_HEAD
+               "{\"endpoint\":\"unix:///a\",\"connected\":false,\"last_error\":\"no "
+               "agent\",\"generation\":0,"
+               "\"mesh\":{\"error\":\"none: no agent\"},\"aws\":{\"error\":\"none: no agent\"}}");
+    run(&o, "identity", "--socket", s.path, NULL);
+    server_stop(&s, NULL);
+    assert_int_equal(o.code, 0);
+    assert_string_equal(o.out, "  Agent        unix:///a, not connected, generation 0\n"
+                               "  Identity     none: no agent\n"
+                               "  Offered      nothing\n");
 }
 
 TEST(cli, an_empty_status_is_shown_without_a_stumble)

@@ -773,6 +773,45 @@ TEST(config, every_key_has_help_and_a_default_that_parses)
     }
 }
 
+static char *read_manual(void)
+{
+    FILE *f = fopen(MANUAL, "r");
+    assert_non_null(f);
+    char *text = xcalloc(1 << 18, 1);
+    assert_true(fread(text, 1, (1 << 18) - 1, f) > 0);
+    fclose(f);
+    return text;
+}
+
+static const char *preset_words(const struct config_key *k)
+{
+    const char *empty = k->type == CT_LIST ? "[]" : k->type == CT_TAGS ? "{}" : "\"\"";
+    return k->preset[0] == '\0' ? empty : k->preset;
+}
+
+TEST(config, the_manual_describes_every_key_as_the_table_does)
+{
+    size_t n;
+    const struct config_key *keys = config_keys(&n);
+    AUTO_FREE char *manual = read_manual();
+    for (size_t i = 0; i < n; i++) {
+        char allowed[160];
+        const struct config_key *k = &keys[i];
+        AUTO_FREE char *block = xasprintf(
+            "\n.TP\n.B %s\n%s.\n%s%s; %s.\n%s%s%s", k->path, k->help,
+            k->is_required ? "Required" : "Default: ", k->is_required ? "" : preset_words(k),
+            config_key_allowed(k, allowed, sizeof allowed),
+            k->later == NULL ? "" : "Other values are not in this version: ",
+            k->later == NULL ? "" : k->later, k->later == NULL ? "" : ".\n");
+        if (strstr(manual, block) == NULL)
+            fail_msg("docs/svidmail.yaml.5 lacks:%s", block);
+    }
+    size_t n_described = 0;
+    for (const char *at = manual; (at = strstr(at, "\n.TP\n.B ")) != NULL; at++)
+        n_described++;
+    assert_int_equal(n_described, n);
+}
+
 TEST(config, suggestions_are_near_or_not_made)
 {
     static const struct {
