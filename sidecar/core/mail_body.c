@@ -13,7 +13,8 @@ enum section { SECTION_TOP, SECTION_HEADER, SECTION_BODY };
 enum line_kind { LINE_KEPT, LINE_DROPPED, LINE_END_OF_HEADER, LINE_OF_BODY, LINE_REFUSED };
 
 struct mail_body {
-    struct mail_body_config cfg;
+    char *top, *date, *message_id; /* what is ours, ready to go out */
+    const char *const *allow_headers;
     mail_body_sink sink;
     void *sink_arg;
     enum section section;
@@ -45,11 +46,10 @@ struct mail_body *mail_body_new(const struct mail_body_config *cfg, mail_body_si
     check_own(cfg->date, false);
     check_own(cfg->message_id, false);
     struct mail_body *b = xcalloc(1, sizeof *b);
-    b->cfg = (struct mail_body_config){.received = xstrdup(cfg->received),
-                                       .id = xstrdup(cfg->id),
-                                       .date = xstrdup(cfg->date),
-                                       .message_id = xstrdup(cfg->message_id),
-                                       .allow_headers = cfg->allow_headers};
+    b->top = xasprintf("Received: %s\r\nX-Svidmail-Id: %s\r\n", cfg->received, cfg->id);
+    b->date = xasprintf("Date: %s\r\n", cfg->date);
+    b->message_id = xasprintf("Message-ID: %s\r\n", cfg->message_id);
+    b->allow_headers = cfg->allow_headers;
     b->sink = sink;
     b->sink_arg = sink_arg;
     b->field = LINE_OF_BODY;
@@ -62,10 +62,9 @@ void mail_body_free(struct mail_body **b)
     if (*b == NULL)
         return;
     buf_release(&(*b)->line);
-    free((char *)(*b)->cfg.received);
-    free((char *)(*b)->cfg.id);
-    free((char *)(*b)->cfg.date);
-    free((char *)(*b)->cfg.message_id);
+    free((*b)->top);
+    free((*b)->date);
+    free((*b)->message_id);
     free(*b);
     *b = NULL;
 }
@@ -75,38 +74,32 @@ static bool emit(struct mail_body *b, const char *p, size_t len)
     return len == 0 || b->sink(b->sink_arg, (struct str){p, len});
 }
 
-static bool emit_owned(struct mail_body *b, char *z)
+static bool emit_text(struct mail_body *b, const char *z)
 {
-    bool ok = emit(b, z, strlen(z));
-    free(z);
-    return ok;
+    return emit(b, z, strlen(z));
 }
 
 static bool start_header(struct mail_body *b)
 {
     b->section = SECTION_HEADER;
-    return emit_owned(
-        b, xasprintf("Received: %s\r\nX-Svidmail-Id: %s\r\n", b->cfg.received, b->cfg.id));
+    return emit_text(b, b->top);
 }
 
 /* What is missing, then the empty line. */
 static bool finish_header(struct mail_body *b)
 {
-    bool no_date = !b->facts.has_date, no_id = !b->has_message_id;
     b->section = SECTION_BODY;
-    return emit_owned(b, xasprintf("%s%s%s%s%s%s\r\n", no_date ? "Date: " : "",
-                                   no_date ? b->cfg.date : "", no_date ? "\r\n" : "",
-                                   no_id ? "Message-ID: " : "", no_id ? b->cfg.message_id : "",
-                                   no_id ? "\r\n" : ""));
+    return (b->facts.has_date || emit_text(b, b->date)) &&
+           (b->has_message_id || emit_text(b, b->message_id)) && emit_text(b, "\r\n");
 }
 
 /* ---- what a field is worth ---- */
 
 static bool is_allowed(const struct mail_body *b, struct str name)
 {
-    if (b->cfg.allow_headers == NULL)
+    if (b->allow_headers == NULL)
         return false;
-    for (const char *const *z = b->cfg.allow_headers; *z != NULL; z++)
+    for (const char *const *z = b->allow_headers; *z != NULL; z++)
         if (str_eq_nocase(name, str_from(*z)))
             return true;
     return false;

@@ -4,9 +4,12 @@
 #include "base/mem.h"
 #include "core/mail_body.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define TOP   "Received: from app\r\n\tby localhost\r\nX-Svidmail-Id: id-1\r\n"
 #define ADD_D "Date: Thu, 01 Jan 1970 00:00:00 +0000\r\n"
@@ -83,6 +86,7 @@ static void assert_refused(struct str in, enum err_code code, const char *msg)
         buf_init(&out, OUT);
         assert_false(feed(&config, in, cut, cut == 0 ? 1 : in.len, &out, &facts, &e));
         assert_int_equal(e.code, code);
+        assert_int_equal(e.sys, 0);
         assert_string_equal(e.msg, msg);
         buf_release(&out);
     }
@@ -112,7 +116,7 @@ TEST(mail_body, adds_a_missing_date_and_message_id_at_the_end_of_the_header)
 TEST(mail_body, drops_bcc_in_any_case_with_its_folded_lines)
 {
     struct mail_body_facts f = MAIL(D M "Bcc: x@y\r\nTo: a@b\r\nbCC:\r\n x@y,\r\n\tz@y\r\n \r\nCc: "
-                                        "c@d\r\nBCC : q\r\nResent-Bcc: r\r\n\r\nHi",
+                                        "c@d\r\nBCC : q\r\nresent-BCC: r\r\n\r\nHi",
                                     TOP D M "To: a@b\r\nCc: c@d\r\n\r\nHi");
     assert_int_equal(f.n_dropped, 4);
     f = MAIL(D M "X-Bcc: x\r\nBccc: y\r\n\r\n", TOP D M "X-Bcc: x\r\nBccc: y\r\n\r\n");
@@ -195,6 +199,8 @@ TEST(mail_body, learns_the_first_value_unfolded)
     assert_string_equal(f.subject, "first\tsecond");
     assert_string_equal(f.message_id, "<1@x>");
     assert_true(f.has_date);
+    f = MAIL(D M "Subject:tight\r\n\r\n", TOP D M "Subject:tight\r\n\r\n");
+    assert_string_equal(f.subject, "tight");
     f = MAIL("To: a@b\r\n\r\n", TOP "To: a@b\r\n" ADD_D ADD_M "\r\n");
     assert_string_equal(f.from, "");
     assert_string_equal(f.message_id, "");
@@ -225,6 +231,10 @@ TEST(mail_body, refuses_a_repeated_singleton_by_name)
     assert_refused(STR("DKIM-Signature: a\r\nDKIM-Signature: b"), ERR_SYNTAX,
                    "SES takes only one DKIM-Signature header");
     assert_refused(STR("Date: a\r\nDate : b\r\n"), ERR_SYNTAX, "SES takes only one Date header");
+    assert_refused(STR("Accept-Language: a\r\naccept-language: b\r\n"), ERR_SYNTAX,
+                   "SES takes only one accept-language header");
+    assert_refused(STR("VBR-Info: a\r\nVBR-Info: b\r\n"), ERR_SYNTAX,
+                   "SES takes only one VBR-Info header");
     MAIL(D M "To: a\r\nTo: b\r\nCc: a\r\nCc: b\r\nX-A: 1\r\nX-A: 1\r\nVBR-Info: "
              "v\r\nAccept-Language: l\r\n\r\n",
          TOP D M "To: a\r\nTo: b\r\nCc: a\r\nCc: b\r\nX-A: 1\r\nX-A: 1\r\nVBR-Info: "
@@ -306,6 +316,37 @@ TEST(mail_body, the_text_has_no_bound_of_its_own)
     assert_true(str_eq(str_sub(buf_str(&out), sizeof TOP - 1, OUT), buf_str(&in)));
     buf_release(&in);
     buf_release(&out);
+}
+
+static bool aborts(const struct mail_body_config *cfg)
+{
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        (void)freopen("/dev/null", "w", stderr);
+        struct mail_body *b = mail_body_new(cfg, sink_to_buf, NULL);
+        mail_body_free(&b);
+        _exit(0);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
+
+TEST(mail_body, a_line_end_in_a_header_of_ours_is_a_bug_of_ours)
+{
+    static const char *const never[] = {"",      "a\r",   "a\n",   "a\r\nb",
+                                        "a\n b", "a\r b", "a\r\n", NULL};
+    static const char *const only_received[] = {"a\r\n b", "a\r\n\tb", "a\r\n b\r\n c"};
+    assert_false(aborts(&config));
+    for (size_t i = 0; i < ARRAY_LEN(never) + ARRAY_LEN(only_received); i++) {
+        bool is_fold = i >= ARRAY_LEN(never);
+        const char *bad = is_fold ? only_received[i - ARRAY_LEN(never)] : never[i];
+        struct mail_body_config c[4] = {config, config, config, config};
+        c[0].received = c[1].id = c[2].date = c[3].message_id = bad;
+        for (size_t field = 0; field < 4; field++)
+            assert_int_equal(aborts(&c[field]), !is_fold || field > 0);
+    }
 }
 
 struct spy {
