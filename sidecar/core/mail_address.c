@@ -48,7 +48,7 @@ static bool is_let_dig(int c)
 static bool is_atext(int c)
 {
     static const char others[] = "!#$%&'*+-/=?^_`{|}~";
-    return is_let_dig(c) || (c > 0 && memchr(others, c, sizeof others - 1) != NULL);
+    return is_let_dig(c) || memchr(others, c, sizeof others - 1) != NULL;
 }
 
 static bool scan_atom(struct cursor *c, struct err *e)
@@ -115,7 +115,7 @@ static bool is_address_literal(struct str s)
 static bool scan_literal(struct cursor *c, struct err *e)
 {
     size_t from = c->at;
-    while (peek(c) > 32 && peek(c) < 127 && peek(c) != ']' && peek(c) != '[' && peek(c) != '\\')
+    while (peek(c) > 32 && peek(c) < 127 && peek(c) != ']')
         c->at++;
     struct str inside = str_sub(c->s, from, c->at - from);
     if (!eat(c, ']'))

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "core/policy.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static struct mail_path path_of(const char *raw)
@@ -101,7 +102,11 @@ TEST(policy, pattern_check_takes_the_three_forms_only)
         if (policy_pattern_check(str_from(bad[i]), &e))
             fail_msg("accepted: %s", bad[i]);
         assert_int_equal(e.code, ERR_SYNTAX);
-        assert_non_null(strstr(e.msg, "pattern \""));
+        assert_int_equal(e.sys, 0);
+        char shown[64], want[80];
+        snprintf(want, sizeof want, "pattern \"%s\"",
+                 str_escape(shown, sizeof shown, str_from(bad[i])));
+        assert_non_null(strstr(e.msg, want));
     }
 }
 

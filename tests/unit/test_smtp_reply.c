@@ -38,6 +38,10 @@ TEST(smtp_reply, peer_text_cannot_make_a_second_line)
     struct smtp_reply r;
     smtp_reply_set(&r, 554, "5.6.0", "%s", "bad\r\n250 2.0.0 Ok\r\nand \t\x01\x7f more\n");
     assert_line(&r, "554 5.6.0 bad  250 2.0.0 Ok  and     more\r\n");
+    smtp_reply_set(&r, 554, "5.6.0", "%s", "\r\n250 Ok");
+    assert_line(&r, "554 5.6.0   250 Ok\r\n");
+    smtp_reply_set(&r, 554, "5.6.0", "%s", "\r\n");
+    assert_line(&r, "554 5.6.0\r\n");
     smtp_reply_set(&r, 554, "5.6.0", "%s", "caf\xc3\xa9 \x80\xff.");
     assert_line(&r, "554 5.6.0 caf?? ??.\r\n");
 }
