@@ -88,7 +88,7 @@ struct http_call {
     void *arg;
 
     struct tunnel *tunnel;
-    bool is_https;
+    bool is_https, wants_new_connection;
     char *host, *method, *path;
     uint64_t body_len, timeout_ms;
     http_body_read body_read;
@@ -231,24 +231,27 @@ static struct slot *slot_new(struct http *h)
 }
 
 /* An idle slot, with a connection already if there is one (the one used last); NULL: as many as may
- * be are busy. */
+ * be are busy. A kept connection has its stream in the tunnel, so it counts where a new one is
+ * wanted. */
 static struct slot *slot_find(struct http *h, const struct http_call *call)
 {
     struct slot *connected = NULL, *other = NULL;
-    unsigned n_busy = 0;
+    unsigned n_busy = 0, n_kept = 0;
     LIST_EACH(it, &h->slots)
     {
         struct slot *s = CONTAINER_OF(it, struct slot, item);
-        if (s->call != NULL)
+        if (s->call != NULL) {
             n_busy += strcmp(s->path, tunnel_path(call->tunnel)) == 0;
-        else if (s->fd == -1)
+        } else if (s->fd == -1) {
             other = s;
-        else if (connected == NULL && slot_serves(s, call))
-            connected = s;
+        } else if (slot_serves(s, call)) {
+            connected = connected == NULL ? s : connected;
+            n_kept++;
+        }
     }
     if (n_busy >= h->max_connections)
         return NULL;
-    if (connected != NULL)
+    if (connected != NULL && (!call->wants_new_connection || n_busy + n_kept >= h->max_connections))
         return connected;
     return other != NULL ? other : slot_new(h);
 }
@@ -261,12 +264,24 @@ static void slot_release(struct slot *s)
     list_push_back(head->next, &s->item); /* before the first */
 }
 
+/* What happened, happened on the kept connection, not on the one that libcurl opened to send it all
+ * again. */
+static void refuse_restart(struct http_call *call)
+{
+    call->stop = STOP_RESTART;
+    call->r.is_new_connection = false;
+}
+
 /* Bound to a name of the kernel's choice, by which the tunnel knows it. */
 static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
     struct http_call *call = arg;
     struct slot *s = call->slot;
     (void)purpose;
+    if (call->handed > 0) {
+        refuse_restart(call);
+        return CURL_SOCKET_BAD;
+    }
     s->fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
     if (s->fd == -1)
         return CURL_SOCKET_BAD;
@@ -288,15 +303,7 @@ static int on_close_socket(void *arg, curl_socket_t fd)
 
 /* ---- a request on its way ---- */
 
-/* What happened, happened on the kept connection, not on the one that libcurl opened to send it all
- * again. */
-static void refuse_restart(struct http_call *call)
-{
-    call->stop = STOP_RESTART;
-    call->r.is_new_connection = false;
-}
-
-/* Connected, nothing sent yet.  A second time with bytes gone would be libcurl's own resend. */
+/* Connected, nothing sent yet. */
 static int on_prereq(void *arg, char *remote_ip, char *local_ip, int remote_port, int local_port)
 {
     struct http_call *call = arg;
@@ -796,6 +803,7 @@ struct http_call *http_send(struct http *h, const struct http_request *r, http_d
     call->arg = arg;
     call->tunnel = r->tunnel;
     call->is_https = r->is_https;
+    call->wants_new_connection = r->wants_new_connection;
     call->host = xstrdup(r->host);
     call->method = xstrdup(r->method);
     call->path = xstrdup(r->path);

@@ -19,18 +19,22 @@ struct http_config {
     const char *user_agent;
 };
 NODISCARD bool http_new(uv_loop_t *loop, const struct http_config *cfg, struct http **out, struct err *e);
-void http_free(struct http **h); /* calls in flight end with ERR_CANCELED before it returns; the rest closes by itself */
+/* Calls in flight end with ERR_CANCELED before it returns (their tunnels must still be there; no new call from their
+ * callbacks); the rest closes by itself. */
+void http_free(struct http **h);
 
 struct http_header {
     const char *name, *value;
 };
 
-/* Up to cap bytes of the body into out; *n = 0 at the end.  false: give up the call (disk trouble). */
+/* Up to cap bytes of the body into out; cap may be as little as 1, and is never more than what is left of the body, so
+ * *n = 0 means trouble.  false: give up the call (disk trouble). */
 typedef bool (*http_body_read)(void *arg, char *out, size_t cap, size_t *n);
 
 struct http_request {
     struct tunnel *tunnel;
     bool is_https;                  /* TLS inside the tunnel, host verified against ca_file */
+    bool wants_new_connection;      /* not a kept one, if there is room: the second try */
     const char *host;               /* Host header and, inside, server name */
     const char *method, *path;      /* path with query, already encoded */
     const struct http_header *headers;
@@ -39,18 +43,18 @@ struct http_request {
     http_body_read body_read;
     void *body_arg;
     uint64_t timeout_ms;
-    size_t max_response_bytes;      /* more is ERR_LIMIT */
+    size_t max_response_bytes;      /* more is cut: HTTP_ANSWERED with err ERR_LIMIT */
 };
 
 enum http_outcome {
-    HTTP_ANSWERED,  /* a complete response with this status */
+    HTTP_ANSWERED,  /* a complete response with this status; err.code ERR_LIMIT: its body was cut */
     HTTP_NOT_SENT,  /* the server cannot have the whole request: safe to try again */
     HTTP_UNKNOWN,   /* the whole request left us, no complete answer came */
 };
 
 struct http_response {
     enum http_outcome outcome;
-    int status;
+    int status;                      /* also with HTTP_UNKNOWN, if one had come; 0: none */
     struct str body;                 /* borrowed for the callback */
     char error_type[128];            /* x-amzn-errortype */
     char request_id[80];             /* x-amzn-requestid */
@@ -59,7 +63,7 @@ struct http_response {
     bool has_envoy_upstream;         /* x-envoy-upstream-service-time: the answer came from behind the gateway */
     bool is_new_connection;
     char peer_id[256];               /* gateway's SPIFFE ID on that stream */
-    struct stream_end tunnel_end;    /* why the tunnel's stream ended, if it did */
+    struct stream_end tunnel_end;    /* why the tunnel's stream ended, if that is what ended the call */
     struct err err;                  /* outcome != HTTP_ANSWERED: the real cause in words */
     uint64_t connect_us, sent_us, total_us; /* since http_send() */
 };

@@ -21,8 +21,10 @@
 
 #define PATH   "/v2/email/outbound-emails"
 #define PREFIX STR("{\"Content\":{\"Raw\":{\"Data\":\"")
-#define SMALL_BYTES                                                                                \
-    (64u << 10) /* encoded once and kept; longer ones are encoded twice: to hash, to send */
+/* Up to here a body is encoded once and kept; a longer one is encoded twice: to hash, to send. */
+#define SMALL_BYTES        (64u << 10)
+#define READ_BYTES         (48u << 10)
+#define PIECE_BYTES        (BASE64_LEN(READ_BYTES + 2) + 5)
 #define SLICE_BYTES        (768u << 10) /* hashed per turn of the loop */
 #define SUFFIX_MAX         (64u << 10)
 #define MAX_RESPONSE_BYTES (64u << 10)
@@ -38,12 +40,12 @@ struct ses {
     int64_t clock_offset_ms; /* AWS's clock less ours, once it has told us */
 };
 
-/* Where the next byte of the request body comes from. */
-struct cursor {
-    uint64_t at; /* in the mail */
-    size_t prefix_at, suffix_at;
+/* The request body, piece by piece. */
+struct source {
+    enum { PIECE_PREFIX, PIECE_MAIL, PIECE_SUFFIX, PIECE_END } next;
+    struct str piece; /* what is left of the last one */
+    uint64_t at;      /* in the mail */
     struct base64_encoder b64;
-    bool is_encoded; /* the last group is out */
 };
 
 struct ses_call {
@@ -55,9 +57,9 @@ struct ses_call {
     struct buf whole;  /* a small mail's whole body; else empty */
     uint64_t body_len;
     char sha256[SIGV4_SHA256_HEX];
-    struct cursor cursor;
+    struct source source;
+    char *encoded; /* a long mail's piece */
     EVP_MD_CTX *hashing;
-    char *slice; /* while hashing */
     struct timer *turn;
     struct credentials_request *waiting;
     struct aws_credentials *credentials;
@@ -98,7 +100,7 @@ static void call_free(struct ses_call *c)
     timer_free(&c->turn);
     aws_credentials_unref(&c->credentials);
     EVP_MD_CTX_free(c->hashing);
-    free(c->slice);
+    free(c->encoded);
     buf_release(&c->suffix);
     buf_release(&c->whole);
     free(c);
@@ -180,6 +182,12 @@ static bool read_mail(const struct ses_call *c, uint64_t at, char *out, size_t l
     return true;
 }
 
+static void set_hash(struct ses_call *c, const unsigned char *digest)
+{
+    for (size_t i = 0; i < 32; i++)
+        snprintf(c->sha256 + 2 * i, 3, "%02x", digest[i]);
+}
+
 static bool encode_whole(struct ses_call *c, struct err *e)
 {
     char in[SMALL_BYTES], out[BASE64_LEN(SMALL_BYTES + 2) + 5];
@@ -195,64 +203,97 @@ static bool encode_whole(struct ses_call *c, struct err *e)
     CHECK(fits);
     struct str all = buf_str(&c->whole);
     CHECK(EVP_Digest(all.p, all.len, digest, NULL, c->ses->sha256, NULL) == 1);
-    for (size_t i = 0; i < 32; i++)
-        snprintf(c->sha256 + 2 * i, 3, "%02x", digest[i]);
+    set_hash(c, digest);
     return true;
 }
 
-static size_t take(struct str from, size_t *at, char *out, size_t cap)
+static void rewind_source(struct ses_call *c)
 {
-    struct str left = str_sub(from, *at, cap);
-    if (left.len > 0)
-        memcpy(out, left.p, left.len);
-    *at += left.len;
-    return left.len;
+    c->source = (struct source){.next = PIECE_PREFIX};
+    base64_init(&c->source.b64);
+    if (c->whole.len > 0)
+        c->source = (struct source){.next = PIECE_END, .piece = buf_str(&c->whole)};
 }
 
-/* The next bytes of prefix + base64(mail) + suffix; cap >= 16. */
-static bool produce(struct ses_call *c, char *out, size_t cap, size_t *n, struct err *e)
+static bool encode_piece(struct ses_call *c, struct err *e)
 {
-    struct cursor *k = &c->cursor;
-    char in[48u << 10];
-    *n = take(PREFIX, &k->prefix_at, out, cap);
-    while (!k->is_encoded && cap - *n >= 16) {
-        uint64_t left = c->mail.len - k->at;
-        size_t room = (cap - *n - 8) / 4 * 3; /* 8: a held-back group and a NUL */
-        size_t step = left < sizeof in ? (size_t)left : sizeof in;
-        step = step < room ? step : room;
-        if (!read_mail(c, k->at, in, step, e))
-            return false;
-        *n += base64_update(&k->b64, (struct str){in, step}, out + *n);
-        k->at += step;
-        if (k->at == c->mail.len) {
-            *n += base64_final(&k->b64, out + *n);
-            k->is_encoded = true;
-        }
+    struct source *src = &c->source;
+    char in[READ_BYTES];
+    uint64_t left = c->mail.len - src->at;
+    size_t len = left < sizeof in ? (size_t)left : sizeof in;
+    if (!read_mail(c, src->at, in, len, e))
+        return false;
+    size_t n = base64_update(&src->b64, (struct str){in, len}, c->encoded);
+    src->at += len;
+    if (src->at == c->mail.len) {
+        n += base64_final(&src->b64, c->encoded + n);
+        src->next = PIECE_SUFFIX;
     }
-    if (k->is_encoded)
-        *n += take(buf_str(&c->suffix), &k->suffix_at, out + *n, cap - *n);
+    src->piece = (struct str){c->encoded, n};
     return true;
 }
 
-static void rewind_body(struct ses_call *c)
+/* An empty piece: it was all. */
+static bool next_piece(struct ses_call *c, struct err *e)
 {
-    c->cursor = (struct cursor){0};
-    base64_init(&c->cursor.b64);
+    struct source *src = &c->source;
+    src->piece = (struct str){"", 0};
+    if (src->next == PIECE_MAIL)
+        return encode_piece(c, e);
+    if (src->next == PIECE_PREFIX) {
+        src->piece = PREFIX;
+        src->next = PIECE_MAIL;
+    } else if (src->next == PIECE_SUFFIX) {
+        src->piece = buf_str(&c->suffix);
+        src->next = PIECE_END;
+    }
+    return true;
 }
 
 static bool on_body_read(void *arg, char *out, size_t cap, size_t *n)
 {
     struct ses_call *c = arg;
-    if (c->whole.len > 0) {
-        *n = take(buf_str(&c->whole), &c->cursor.prefix_at, out, cap);
-        return true;
+    struct str *piece = &c->source.piece;
+    for (*n = 0; *n < cap;) {
+        if (piece->len == 0 && !next_piece(c, &c->read_error))
+            return false;
+        if (piece->len == 0)
+            break;
+        struct str part = str_sub(*piece, 0, cap - *n);
+        memcpy(out + *n, part.p, part.len);
+        *n += part.len;
+        *piece = str_sub(*piece, part.len, piece->len);
     }
-    return produce(c, out, cap, n, &c->read_error);
+    return true;
 }
 
 /* ---- the call ---- */
 
 static void ask_for_credentials(struct ses_call *c);
+
+/* Two hops and their clocks lie between, so the answer's Date is good enough to sign by. */
+static bool learn_clock(struct ses *s, const char *date)
+{
+    struct tm tm = {0};
+    if (strptime(date, "%a, %d %b %Y %H:%M:%S GMT", &tm) == NULL)
+        return false;
+    s->clock_offset_ms = (int64_t)timegm(&tm) * 1000 - clock_wall_ms(s->clock);
+    return true;
+}
+
+/* true: by the verdict's cure, for the first time. */
+static bool try_again(struct ses_call *c, enum ses_again again, const struct http_response *r)
+{
+    if (again == SES_AGAIN_NO || (c->tried & (1u << again)) != 0)
+        return false;
+    if (again == SES_AGAIN_CLOCK && !learn_clock(c->ses, r->date))
+        return false;
+    if (again == SES_AGAIN_CREDENTIALS)
+        credentials_reject(c->ses->credentials, c->credentials);
+    c->tried |= 1u << again;
+    ask_for_credentials(c);
+    return true;
+}
 
 static void on_response(void *arg, const struct http_response *r)
 {
@@ -264,17 +305,8 @@ static void on_response(void *arg, const struct http_response *r)
         return;
     }
     ses_judge(&c->ses->cfg, &c->mail, r, &v);
-    if (v.again == SES_AGAIN_NO || (c->tried & (1u << v.again)) != 0) {
+    if (!try_again(c, v.again, r))
         finish(c, &v);
-        return;
-    }
-    c->tried |= 1u << v.again;
-    if (v.again == SES_AGAIN_CREDENTIALS)
-        credentials_reject(c->ses->credentials, c->credentials);
-    struct tm tm = {0};
-    if (v.again == SES_AGAIN_CLOCK && strptime(r->date, "%a, %d %b %Y %H:%M:%S", &tm) != NULL)
-        c->ses->clock_offset_ms = (int64_t)timegm(&tm) * 1000 - clock_wall_ms(c->ses->clock);
-    ask_for_credentials(c);
 }
 
 static bool sign(struct ses_call *c, const struct http_header *headers, size_t n_headers,
@@ -316,9 +348,11 @@ static void send_request(struct ses_call *c)
         return;
     }
     headers[3] = (struct http_header){"authorization", buf_cstr(&authorization)};
-    rewind_body(c);
+    rewind_source(c);
     const struct http_request request = {.tunnel = c->ses->tunnel,
                                          .is_https = c->ses->cfg.is_end_to_end,
+                                         .wants_new_connection =
+                                             (c->tried & (1u << SES_AGAIN_CONNECTION)) != 0,
                                          .host = c->ses->cfg.host,
                                          .method = "POST",
                                          .path = PATH,
@@ -359,40 +393,36 @@ static void finish_hash(struct ses_call *c)
 {
     unsigned char digest[EVP_MAX_MD_SIZE];
     CHECK(EVP_DigestFinal_ex(c->hashing, digest, NULL) == 1);
-    for (size_t i = 0; i < 32; i++)
-        snprintf(c->sha256 + 2 * i, 3, "%02x", digest[i]);
+    set_hash(c, digest);
     EVP_MD_CTX_free(c->hashing);
     c->hashing = NULL;
-    free(c->slice);
-    c->slice = NULL;
     timer_free(&c->turn);
     ask_for_credentials(c);
 }
 
-/* A large mail must not hold the loop: a slice, then the others' turn. */
+/* A long mail must not hold the loop: a slice, then the others' turn. */
 static void on_turn(void *arg)
 {
     struct ses_call *c = arg;
-    size_t done = 0, n = 1;
     struct err e;
-    while (done < SLICE_BYTES && n > 0) {
-        if (!produce(c, c->slice, SMALL_BYTES, &n, &e)) {
+    for (size_t done = 0; done < SLICE_BYTES; done += c->source.piece.len) {
+        if (!next_piece(c, &e)) {
             fail_local(c, &e);
             return;
         }
-        CHECK(EVP_DigestUpdate(c->hashing, c->slice, n) == 1);
-        done += n;
+        if (c->source.piece.len == 0) {
+            finish_hash(c);
+            return;
+        }
+        CHECK(EVP_DigestUpdate(c->hashing, c->source.piece.p, c->source.piece.len) == 1);
     }
-    if (n == 0)
-        finish_hash(c);
-    else
-        timer_start(c->turn, 0);
+    timer_start(c->turn, 0);
 }
 
 static void start_hash(struct ses_call *c)
 {
-    rewind_body(c);
-    c->slice = xcalloc(SMALL_BYTES, 1);
+    c->encoded = xcalloc(PIECE_BYTES, 1);
+    rewind_source(c);
     c->hashing = EVP_MD_CTX_new();
     CHECK(c->hashing != NULL && EVP_DigestInit_ex2(c->hashing, c->ses->sha256, NULL) == 1);
     timer_start(c->turn, 0);

@@ -219,6 +219,7 @@ static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *b)
 {
     struct conn *c = stream->data;
     if (n < 0) {
+        c->s->n_ended++;
         conn_close(c, END_CANCELED);
         return;
     }
@@ -277,6 +278,19 @@ void http_server_drop_connections(struct http_server *s)
         struct conn *c = CONTAINER_OF(it, struct conn, item);
         if (c->s == s)
             conn_close(c, END_RESET);
+    }
+}
+
+void http_server_resume(struct http_server *s)
+{
+    static const struct http_step just_read = {0};
+    LIST_EACH(it, &conns)
+    {
+        struct conn *c = CONTAINER_OF(it, struct conn, item);
+        if (c->s != s || uv_is_closing((uv_handle_t *)&c->pipe))
+            continue;
+        c->step = &just_read;
+        CHECK(uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read) == 0);
     }
 }
 

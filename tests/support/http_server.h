@@ -30,6 +30,7 @@ struct http_server {
     size_t n_steps;
     bool refuses;                       /* close new connections at once */
     unsigned n_connections, n_requests; /* requests: those whose body came in full */
+    unsigned n_ended;                   /* connections that the client has closed */
     unsigned n_started;                 /* requests of which a header came */
     struct buf last;                    /* the last request, header and body (the first MB) */
     struct tunnel *tunnel;              /* for http_request.tunnel */
@@ -39,6 +40,8 @@ void http_server_start(struct http_server *s, uv_loop_t *loop, const struct http
                        size_t n_steps);
 /* Ends the connections that are open now, as a gateway that goes away. */
 void http_server_drop_connections(struct http_server *s);
+/* Reads on where a step had it pause. */
+void http_server_resume(struct http_server *s);
 void http_server_stop(struct http_server *s);
 
 #endif

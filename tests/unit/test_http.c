@@ -378,6 +378,91 @@ TEST(http, each_call_knows_its_own_connection)
     world_stop(&w);
 }
 
+TEST(http, each_call_knows_which_kept_connection_it_uses)
+{
+    static const struct http_step steps[] = {{.answer = OK_ANSWER},
+                                             {.answer = OK_ANSWER},
+                                             {.answer = OK_ANSWER},
+                                             {.close = true, .cause = END_IDENTITY_GONE},
+                                             {.close = true, .cause = END_CLEAN},
+                                             {.close = true, .cause = END_TRUNCATED}};
+    struct world w;
+    struct call c[3] = {{.body_len = 10}, {.body_len = 10}, {.body_len = 10}};
+    world_start(&w, steps, ARRAY_LEN(steps));
+    for (size_t i = 0; i < ARRAY_LEN(c); i++)
+        send_call(&w, &c[i]);
+    LOOP_UNTIL(w.loop, c[0].n_done + c[1].n_done + c[2].n_done == 3);
+    exchange(&w, &c[0], 10);
+    assert_int_equal(c[0].r.tunnel_end.cause, END_IDENTITY_GONE);
+    exchange(&w, &c[1], 10);
+    assert_int_equal(c[1].r.tunnel_end.cause, END_CLEAN);
+    exchange(&w, &c[2], 10);
+    assert_int_equal(c[2].r.tunnel_end.cause, END_TRUNCATED);
+    for (size_t i = 0; i < ARRAY_LEN(c); i++) {
+        assert_false(c[i].r.is_new_connection);
+        call_release(&c[i]);
+    }
+    assert_int_equal(w.server.n_connections, 3);
+    world_stop(&w);
+}
+
+TEST(http, a_second_try_gets_a_new_connection_if_there_is_room)
+{
+    struct world w;
+    struct call c[4];
+    memset(c, 0, sizeof c);
+    world_start(&w, &ok_step, 1);
+    exchange(&w, &c[0], 10);
+    struct http_request r = request_to(&w, &c[0]);
+    r.wants_new_connection = true;
+    c[0].read = 0;
+    c[0].handle = http_send(w.http, &r, on_done, &c[0]);
+    LOOP_UNTIL(w.loop, c[0].n_done == 2);
+    assert_true(c[0].r.is_new_connection);
+    for (size_t i = 0; i < ARRAY_LEN(c); i++) {
+        c[i].body_len = 10;
+        send_call(&w, &c[i]);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(c); i++)
+        LOOP_UNTIL(w.loop, c[i].handle == NULL);
+    assert_int_equal(w.server.n_connections, 4);
+    c[0].read = 0;
+    c[0].handle = http_send(w.http, &r, on_done, &c[0]);
+    LOOP_UNTIL(w.loop, c[0].handle == NULL);
+    assert_false(c[0].r.is_new_connection);
+    assert_int_equal(w.server.n_connections, 4);
+    for (size_t i = 0; i < ARRAY_LEN(c); i++)
+        call_release(&c[i]);
+    world_stop(&w);
+}
+
+/* The socket's buffer takes what the other side has not read; closed, it still gives it away. */
+TEST(http, what_the_other_side_could_read_in_full_is_never_called_not_sent)
+{
+    static const struct http_step step = {.pause_after_body = 1};
+    unsigned n_unknown = 0, n_not_sent = 0;
+    for (uint64_t size = 65536; size <= 600000; size += 16384) {
+        struct world w;
+        struct call c = {.body_len = size};
+        world_start(&w, &step, 1);
+        struct http_request r = request_to(&w, &c);
+        r.timeout_ms = 20;
+        c.handle = http_send(w.http, &r, on_done, &c);
+        LOOP_UNTIL(w.loop, c.n_done == 1);
+        assert_int_equal(w.server.n_requests, 0);
+        http_server_resume(&w.server);
+        LOOP_UNTIL(w.loop, w.server.n_ended == 1);
+        bool is_whole = w.server.n_requests == 1;
+        if ((c.r.outcome == HTTP_UNKNOWN) != is_whole)
+            fail_msg("%llu bytes: outcome %d, whole %d", (unsigned long long)size, c.r.outcome,
+                     is_whole);
+        *(is_whole ? &n_unknown : &n_not_sent) += 1;
+        call_release(&c);
+        world_stop(&w);
+    }
+    assert_true(n_unknown > 0 && n_not_sent > 0);
+}
+
 TEST(http, no_answer_in_time_is_unknown_and_its_connection_is_not_used_again)
 {
     static const struct http_step steps[] = {{0}, {.answer = OK_ANSWER}};
