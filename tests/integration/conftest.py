@@ -2,7 +2,8 @@
 """The world of the integration tests: real SPIRE, real Envoy, a fake AWS, and svidmail between them.
 
 SPIRE is started once for the session, with the entries below; what a test changes there it changes back, or it asks
-for a domain of its own (`new_spire`).  Gateway, AWS and sidecar are each test's own.  Everything is ended by its pid.
+for a domain of its own (`new_spire`).  Gateway, AWS and sidecar are each test's own.  Everything is ended by its pid,
+and in this order, which the factories keep by asking for each other: sidecar, gateway, AWS, SPIRE.
 """
 
 import os
@@ -165,7 +166,7 @@ def aws(new_aws, spire):
 
 
 @pytest.fixture
-def new_gateway(programs, workdir):
+def new_gateway(programs, workdir, new_spire, new_aws):
     """new_gateway(spire, aws, allowed=[SIDECAR_PATH], start=True, **settings): an Envoy before that AWS."""
     gateways = []
 
@@ -191,7 +192,7 @@ def gateway(new_gateway, spire, aws):
 
 
 @pytest.fixture
-def new_sidecar(programs, workdir, request):
+def new_sidecar(programs, workdir, request, new_gateway):
     """new_sidecar(spire, gateway, aws, config={}, start=True, **settings): svidmail with what it needs to know."""
     sidecars = []
 
