@@ -48,6 +48,13 @@ struct source {
     struct base64_encoder b64;
 };
 
+/* Runs once in each turn of the loop.  (A timer of 0 ms that starts itself anew keeps libuv 1.44
+ * from its events.) */
+struct turns {
+    uv_idle_t uv;
+    struct ses_call *call;
+};
+
 struct ses_call {
     struct ses *ses;
     struct ses_mail mail;
@@ -60,7 +67,8 @@ struct ses_call {
     struct source source;
     char *encoded; /* a long mail's piece */
     EVP_MD_CTX *hashing;
-    struct timer *turn;
+    struct turns *turns; /* while hashing */
+    struct timer *unreadable;
     struct credentials_request *waiting;
     struct aws_credentials *credentials;
     struct http_call *http;
@@ -93,11 +101,24 @@ void ses_free(struct ses **s)
     *s = NULL;
 }
 
+static void on_turns_closed(uv_handle_t *uv)
+{
+    free(uv->data);
+}
+
+static void stop_turns(struct ses_call *c)
+{
+    if (c->turns != NULL)
+        uv_close((uv_handle_t *)&c->turns->uv, on_turns_closed);
+    c->turns = NULL;
+}
+
 static void call_free(struct ses_call *c)
 {
+    stop_turns(c);
     credentials_cancel(&c->waiting);
     http_cancel(&c->http);
-    timer_free(&c->turn);
+    timer_free(&c->unreadable);
     aws_credentials_unref(&c->credentials);
     EVP_MD_CTX_free(c->hashing);
     free(c->encoded);
@@ -396,14 +417,14 @@ static void finish_hash(struct ses_call *c)
     set_hash(c, digest);
     EVP_MD_CTX_free(c->hashing);
     c->hashing = NULL;
-    timer_free(&c->turn);
+    stop_turns(c);
     ask_for_credentials(c);
 }
 
 /* A long mail must not hold the loop: a slice, then the others' turn. */
-static void on_turn(void *arg)
+static void on_turn(uv_idle_t *uv)
 {
-    struct ses_call *c = arg;
+    struct ses_call *c = ((struct turns *)uv->data)->call;
     struct err e;
     for (size_t done = 0; done < SLICE_BYTES; done += c->source.piece.len) {
         if (!next_piece(c, &e)) {
@@ -416,7 +437,6 @@ static void on_turn(void *arg)
         }
         CHECK(EVP_DigestUpdate(c->hashing, c->source.piece.p, c->source.piece.len) == 1);
     }
-    timer_start(c->turn, 0);
 }
 
 static void start_hash(struct ses_call *c)
@@ -425,7 +445,11 @@ static void start_hash(struct ses_call *c)
     rewind_source(c);
     c->hashing = EVP_MD_CTX_new();
     CHECK(c->hashing != NULL && EVP_DigestInit_ex2(c->hashing, c->ses->sha256, NULL) == 1);
-    timer_start(c->turn, 0);
+    c->turns = xcalloc(1, sizeof *c->turns);
+    c->turns->call = c;
+    c->turns->uv.data = c->turns;
+    CHECK(uv_idle_init(c->ses->loop, &c->turns->uv) == 0 &&
+          uv_idle_start(&c->turns->uv, on_turn) == 0);
 }
 
 static void on_unreadable(void *arg)
@@ -444,13 +468,12 @@ struct ses_call *ses_send(struct ses *s, const struct ses_mail *mail, ses_cb cb,
     CHECK(make_suffix(c)); /* 50 addresses and what the configuration caps */
     c->body_len = PREFIX.len + BASE64_LEN(mail->len) + c->suffix.len;
     if (mail->len > SMALL_BYTES) {
-        c->turn = timer_new(s->loop, on_turn, c);
         start_hash(c);
     } else if (encode_whole(c, &c->read_error)) {
         ask_for_credentials(c);
     } else {
-        c->turn = timer_new(s->loop, on_unreadable, c);
-        timer_start(c->turn, 0);
+        c->unreadable = timer_new(s->loop, on_unreadable, c);
+        timer_start(c->unreadable, 0);
     }
     return c;
 }
