@@ -201,6 +201,9 @@ TEST(mail_body, learns_the_first_value_unfolded)
     assert_true(f.has_date);
     f = MAIL(D M "Subject:tight\r\n\r\n", TOP D M "Subject:tight\r\n\r\n");
     assert_string_equal(f.subject, "tight");
+    f = MAIL(D M "Subject: kept\r\nBcc: dropped\r\n folded\r\n\r\n",
+             TOP D M "Subject: kept\r\n\r\n");
+    assert_string_equal(f.subject, "kept");
     f = MAIL("To: a@b\r\n\r\n", TOP "To: a@b\r\n" ADD_D ADD_M "\r\n");
     assert_string_equal(f.from, "");
     assert_string_equal(f.message_id, "");
@@ -294,12 +297,43 @@ TEST(mail_body, bounds_the_header_section)
             for (size_t step = 4099; step < OUT; step *= 300) {
                 buf_clear(&out);
                 assert_int_equal(feed(&config, buf_str(&in), 0, step, &out, &f, &e), over == 0);
-                if (over == 1)
+                if (over == 1) {
                     assert_int_equal(e.code, ERR_LIMIT);
+                    assert_int_equal(e.sys, 0);
+                }
             }
             buf_release(&in);
             buf_release(&out);
         }
+}
+
+struct spy {
+    const char *from, *to;
+    size_t n_calls, n_inside;
+    size_t fail_at;
+};
+
+static bool on_bytes(void *arg, struct str bytes)
+{
+    struct spy *spy = arg;
+    spy->n_inside += bytes.p >= spy->from && bytes.p + bytes.len <= spy->to;
+    return ++spy->n_calls != spy->fail_at;
+}
+
+TEST(mail_body, bounds_a_line_that_never_ends)
+{
+    char piece[4096];
+    memset(piece, 'x', sizeof piece);
+    struct spy spy = {0};
+    struct mail_body *b = mail_body_new(&config, on_bytes, &spy);
+    struct err e;
+    size_t n_taken = 0;
+    while (n_taken < OUT && mail_body_write(b, (struct str){piece, sizeof piece}, &e))
+        n_taken += sizeof piece;
+    assert_int_equal(n_taken, MAIL_HEADER_MAX);
+    assert_int_equal(e.code, ERR_LIMIT);
+    assert_false(mail_body_write(b, STR("\r\n"), &e));
+    mail_body_free(&b);
 }
 
 TEST(mail_body, the_text_has_no_bound_of_its_own)
@@ -349,19 +383,6 @@ TEST(mail_body, a_line_end_in_a_header_of_ours_is_a_bug_of_ours)
     }
 }
 
-struct spy {
-    const char *from, *to;
-    size_t n_calls, n_inside;
-    size_t fail_at;
-};
-
-static bool on_bytes(void *arg, struct str bytes)
-{
-    struct spy *spy = arg;
-    spy->n_inside += bytes.p >= spy->from && bytes.p + bytes.len <= spy->to;
-    return ++spy->n_calls != spy->fail_at;
-}
-
 TEST(mail_body, passes_runs_of_the_input_without_copying)
 {
     static const char in[] = D M "From: a@b\r\nTo: c@d\r\n\r\nmany\r\nlines\r\n";
@@ -376,21 +397,41 @@ TEST(mail_body, passes_runs_of_the_input_without_copying)
     mail_body_free(&b);
 }
 
+/* The calls that the sink got; the one that is to fail is the last. */
+static size_t calls_until_failure(struct str in, size_t step, size_t fail_at)
+{
+    struct spy spy = {.fail_at = fail_at};
+    struct mail_body *b = mail_body_new(&config, on_bytes, &spy);
+    struct mail_body_facts f;
+    struct err e = {.code = ERR_IO, .msg = "disk"};
+    bool ok = true;
+    for (size_t at = 0; ok && at < in.len; at += step)
+        ok = mail_body_write(b, str_sub(in, at, step), &e);
+    assert_false(ok && mail_body_end(b, &f, &e));
+    assert_int_equal(e.code, ERR_IO);
+    assert_string_equal(e.msg, "disk");
+    assert_false(mail_body_write(b, in, &e));
+    assert_false(mail_body_end(b, &f, &e));
+    mail_body_free(&b);
+    return spy.n_calls;
+}
+
 TEST(mail_body, a_sink_that_refuses_stops_it_and_keeps_its_own_error)
 {
-    static const char in[] = D "Bcc: x\r\nTo: c@d\r\n\r\ntext\r\n";
-    for (size_t fail_at = 1; fail_at < 6; fail_at++) {
-        struct spy spy = {.fail_at = fail_at};
-        struct mail_body *b = mail_body_new(&config, on_bytes, &spy);
-        struct mail_body_facts f;
-        struct err e = {.code = ERR_IO, .msg = "disk"};
-        assert_false(mail_body_write(b, STR(in), &e) && mail_body_write(b, STR("more"), &e));
-        assert_int_equal(e.code, ERR_IO);
-        assert_string_equal(e.msg, "disk");
-        assert_false(mail_body_write(b, STR(in), &e));
-        assert_false(mail_body_end(b, &f, &e));
-        assert_int_equal(spy.n_calls, fail_at);
-        mail_body_free(&b);
+    static const struct {
+        struct str in;
+        size_t n_whole, n_bytes; /* calls to fail: whole, byte by byte */
+    } cases[] = {
+        {{"Date: x\r\nBcc: x\r\nTo: c@d\r\n\r\ntext\r\n", 37}, 6, 11},
+        {{"Date: x\r\nno field\r\n", 19}, 5, 5},
+        {{"no field", 8}, 5, 5},
+        {{"To: x", 5}, 5, 5},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        for (size_t n = 1; n <= cases[i].n_whole; n++)
+            assert_int_equal(calls_until_failure(cases[i].in, 100, n), n);
+        for (size_t n = 1; n <= cases[i].n_bytes; n++)
+            assert_int_equal(calls_until_failure(cases[i].in, 1, n), n);
     }
 }
 
