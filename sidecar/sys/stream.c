@@ -521,7 +521,8 @@ static void dial_failed(struct stream *s)
 
 static bool is_unreachable(int rc)
 {
-    return rc == UV_ENETUNREACH || rc == UV_EADDRNOTAVAIL || rc == UV_EAFNOSUPPORT;
+    return rc == UV_ENETUNREACH || rc == UV_EHOSTUNREACH || rc == UV_EADDRNOTAVAIL ||
+           rc == UV_EAFNOSUPPORT;
 }
 
 /* An address family we have no route for says less than a refusal by another address. */

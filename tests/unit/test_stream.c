@@ -7,8 +7,8 @@
 #include "test.h"
 
 #include <arpa/inet.h>
-#include <errno.h>
-#include <fcntl.h>
+#include <dlfcn.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -68,6 +68,7 @@ static void on_drain(void *arg)
 {
     struct end *n = arg;
     assert_false(n->in_call);
+    assert_true(stream_write_queued(n->s) <= HIGH / 2);
     n->n_drained++;
     maybe_close(n, ON_DRAIN);
 }
@@ -231,6 +232,47 @@ static void assert_pattern(struct str s)
     }
 }
 
+/* ---- names under our control ---- */
+
+static struct {
+    const char *host;
+    struct sockaddr_storage found[3];
+    int n_found;
+    unsigned delay_ms;
+} fake;
+
+static void fake_add(const char *address, uint16_t port)
+{
+    struct sockaddr_storage *ss = &fake.found[fake.n_found++];
+    if (uv_ip4_addr(address, port, (struct sockaddr_in *)ss) != 0)
+        assert_int_equal(uv_ip6_addr(address, port, (struct sockaddr_in6 *)ss), 0);
+}
+
+/* Takes the place of libc's, for libuv too. */
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+                struct addrinfo **out)
+{
+    static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    if (fake.host == NULL || strcmp(host, fake.host) != 0) {
+        *(void **)&real = dlsym(RTLD_NEXT, "getaddrinfo");
+        return real(host, service, hints, out);
+    }
+    usleep(fake.delay_ms * 1000);
+    *out = NULL;
+    for (int i = fake.n_found - 1; i >= 0; i--) {
+        struct {
+            struct addrinfo ai;
+            struct sockaddr_storage ss;
+        } *a = calloc(1, sizeof *a); /* libc's freeaddrinfo() frees the list one by one */
+        a->ss = fake.found[i];
+        a->ai.ai_family = a->ss.ss_family;
+        a->ai.ai_addr = (struct sockaddr *)&a->ss;
+        a->ai.ai_next = *out;
+        *out = &a->ai;
+    }
+    return *out != NULL ? 0 : EAI_AGAIN;
+}
+
 /* ---- connecting ---- */
 
 TEST(stream, bytes_go_both_ways)
@@ -320,6 +362,97 @@ TEST(stream, an_unknown_name_ends_with_the_resolvers_code)
     bed_free(&b);
 }
 
+/* Where nobody listens, on an address of its own. */
+static void refuse_port(struct bed *b, uint16_t *port)
+{
+    bed_listen(b, "127.0.0.1");
+    *port = b->port;
+    uv_close(&b->listener.handle, NULL);
+    b->has_listener = false;
+    loop_settle(b->loop);
+}
+
+static void fake_name(const char *host)
+{
+    memset(&fake, 0, sizeof fake);
+    fake.host = host;
+}
+
+TEST(stream, a_refused_address_is_followed_by_the_next)
+{
+    struct bed b;
+    uint16_t refused;
+    bed_init(&b);
+    refuse_port(&b, &refused);
+    bed_listen(&b, "127.0.0.1");
+    fake_name("three.test");
+    fake_add("2001:db8::1", 9); /* no route */
+    fake_add("127.0.0.1", refused);
+    fake_add("127.0.0.1", b.port);
+    dial(&b, "three.test", 5000);
+    LOOP_UNTIL(b.loop, b.out.n_opened == 1);
+    bed_free(&b);
+    assert_int_equal(b.out.n_ended, 0);
+}
+
+TEST(stream, of_all_failures_the_most_telling_is_reported)
+{
+    struct bed b;
+    uint16_t refused;
+    bed_init(&b);
+    refuse_port(&b, &refused);
+    fake_name("two.test");
+    fake_add("127.0.0.1", refused);
+    fake_add("2001:db8::1", 9);
+    dial(&b, "two.test", 5000);
+    LOOP_UNTIL(b.loop, b.out.n_ended == 1);
+    assert_int_equal(b.out.e.sys, UV_ECONNREFUSED);
+    assert_non_null(strstr(b.out.e.msg, "connect to two.test (127.0.0.1 port"));
+    end_close(&b.out);
+    fake_name("two.test");
+    fake_add("2001:db8::1", 9);
+    fake_add("127.0.0.1", refused);
+    loop_settle(b.loop);
+    dial(&b, "two.test", 5000);
+    LOOP_UNTIL(b.loop, b.out.n_ended == 2);
+    assert_int_equal(b.out.e.sys, UV_ECONNREFUSED);
+    bed_free(&b);
+}
+
+TEST(stream, a_slow_look_up_is_a_timeout_and_may_end_later)
+{
+    struct bed b;
+    bed_init(&b);
+    fake_name("slow.test");
+    fake.delay_ms = 300;
+    fake_add("127.0.0.1", 9);
+    dial(&b, "slow.test", 50);
+    LOOP_UNTIL(b.loop, b.out.n_ended == 1);
+    assert_int_equal(b.out.e.code, ERR_TIMEOUT);
+    assert_int_equal(b.out.e.sys, UV_EAI_AGAIN);
+    assert_non_null(strstr(b.out.e.msg, "look up slow.test"));
+    end_close(&b.out);
+    dial(&b, "slow.test", 5000);
+    loop_run_for(b.loop, 20); /* it runs: it cannot be cancelled */
+    end_close(&b.out);
+    bed_free(&b);
+    assert_int_equal(b.out.n_closed, 2);
+}
+
+TEST(stream, a_name_that_cannot_be_asked_ends_later_not_inside_the_call)
+{
+    struct bed b;
+    bed_init(&b);
+    dial(&b, "\xff\xfe", 60000);
+    LOOP_UNTIL(b.loop, b.out.n_ended == 1);
+    assert_int_equal(b.out.e.code, ERR_UNAVAIL);
+    assert_non_null(strstr(b.out.e.msg, "look up "));
+    end_close(&b.out);
+    dial(&b, "\xff\xfe", 60000);
+    end_close(&b.out);
+    bed_free(&b);
+}
+
 TEST(stream, an_overlong_name_ends_later_not_inside_the_call)
 {
     char name[255];
@@ -384,6 +517,26 @@ TEST(stream, a_silent_address_ends_with_a_timeout)
     assert_in_range((uv_hrtime() - begin) / 1000000, 140, 3000);
     assert_int_equal(b.out.e.code, ERR_TIMEOUT);
     assert_int_equal(b.out.e.sys, UV_ETIMEDOUT);
+    bed_free(&b);
+    close(l);
+    close(fillers[0]);
+    close(fillers[1]);
+}
+
+TEST(stream, a_silent_address_leaves_time_for_the_next)
+{
+    struct bed b;
+    int fillers[2];
+    uint16_t silent;
+    bed_init(&b);
+    int l = black_hole(&silent, fillers);
+    bed_listen(&b, "127.0.0.1");
+    fake_name("two.test");
+    fake_add("127.0.0.1", silent);
+    fake_add("127.0.0.1", b.port);
+    dial(&b, "two.test", 800);
+    LOOP_UNTIL(b.loop, b.out.n_opened + b.out.n_ended == 1);
+    assert_int_equal(b.out.n_opened, 1);
     bed_free(&b);
     close(l);
     close(fillers[0]);
@@ -585,6 +738,44 @@ TEST(stream, a_drain_is_told_when_the_peer_is_lost_after_its_clean_end)
     assert_int_equal(b.in.n_ended, 1);
 }
 
+TEST(stream, a_drain_waits_for_the_low_mark)
+{
+    struct bed b;
+    bed_pair(&b);
+    int small = 4096; /* so that the kernel takes the queue in pieces */
+    setsockopt(stream_fd(b.out.s), SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+    setsockopt(stream_fd(b.in.s), SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    size_t sum = 0;
+    stream_read_start(b.in.s);
+    for (int i = 1; i <= 5; i++) {
+        sum += fill_up(&b.out, sum);
+        LOOP_UNTIL(b.loop, b.out.n_drained == i); /* on_drain looks at the queue */
+    }
+    LOOP_UNTIL(b.loop, b.in.got.len == sum);
+    bed_free(&b);
+}
+
+TEST(stream, a_drain_is_told_once_and_only_after_a_refusal)
+{
+    struct bed b;
+    bed_pair(&b);
+    size_t sum = fill_up(&b.out, 0);
+    stream_read_start(b.in.s);
+    LOOP_UNTIL(b.loop, b.in.got.len == sum);
+    assert_int_equal(b.out.n_drained, 1);
+    stream_read_stop(b.in.s);
+    char chunk[8192] = "";
+    while (stream_write_queued(b.out.s) == 0) {
+        assert_true(put(&b.out, (struct str){chunk, sizeof chunk}));
+        sum += sizeof chunk;
+    }
+    stream_read_start(b.in.s);
+    LOOP_UNTIL(b.loop, b.in.got.len == sum);
+    loop_settle(b.loop);
+    assert_int_equal(b.out.n_drained, 1);
+    bed_free(&b);
+}
+
 /* ---- closing ---- */
 
 TEST(stream, shutdown_follows_what_is_queued)
@@ -696,6 +887,17 @@ TEST(stream, close_after_flush_does_not_wait_for_ever)
     stream_close_after_flush(&b.in.s, 100); /* nothing to send, but the peer does not close */
     LOOP_UNTIL(b.loop, b.in.n_closed == 1);
     assert_in_range((uv_hrtime() - begin) / 1000000, 0, 3000);
+    bed_free(&b);
+}
+
+TEST(stream, lingering_is_short)
+{
+    struct bed b;
+    bed_pair(&b);
+    uint64_t begin = uv_hrtime();
+    stream_close_after_flush(&b.out.s, 60000);
+    LOOP_UNTIL(b.loop, b.out.n_closed == 1);
+    assert_in_range((uv_hrtime() - begin) / 1000000, 900, 4000);
     bed_free(&b);
 }
 
