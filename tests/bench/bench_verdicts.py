@@ -48,10 +48,10 @@ class Rig:
         self.directory = make_workdir("svidmail-bench-")
         self.ends = ends
         build_tools(self.directory)
+        self.program = stage_program(os.environ["SVIDMAIL_BIN"], self.directory)
         self.issuer = Issuer(pathlib.Path(self.directory) / "agent.sock", "example.org",
                              identities=[Identity(SIDECAR_PATH, ttl=7200)])
         ends.callback(self.issuer.stop)
-        self.issuer.start()
         self.aws = FakeAws(f"{self.directory}/aws", jwks=self.issuer.jwks, region=REGION, roles=[ROLE_ARN], quick=True)
         ends.callback(self.aws.stop)
         self.aws.start()
@@ -95,7 +95,7 @@ class Rig:
         }
         for key, value in (config or {}).items():
             base[key] = {**base.get(key, {}), **value}
-        sidecar = Sidecar(os.environ["SVIDMAIL_BIN"], place, base, uid=os.getuid(), env=env)
+        sidecar = Sidecar(self.program, place, base, uid=os.getuid(), env=env)
         sidecar.start()
         try:
             if wait_ready:
