@@ -11,6 +11,7 @@
  * (CURLINFO_ACTIVESOCKET knows it only after a success.) */
 #include "aws/http.h"
 
+#include "aws/wiping.h"
 #include "base/list.h"
 #include "base/secret.h"
 #include "sys/clock.h"
@@ -734,7 +735,9 @@ static void start_waiting(struct http *h)
 
 bool http_new(uv_loop_t *loop, const struct http_config *cfg, struct http **out, struct err *e)
 {
-    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+    /* tokens and keys pass through its buffers */
+    if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, wiping_malloc, wiping_free, wiping_realloc,
+                             wiping_strdup, wiping_calloc) != CURLE_OK)
         return err_set(e, ERR_UNAVAIL, 0, "libcurl does not start");
     struct http *h = xcalloc(1, sizeof *h);
     h->multi = curl_multi_init();

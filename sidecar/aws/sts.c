@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-/* One fetch: JWT-SVID -> POST -> XML -> credentials.  An ExpiredTokenException is answered once by
- * a fresh token: agents hand out half-lived ones.  Everything else is told to credentials, which
- * knows when to ask again. */
+/* One fetch: JWT-SVID -> POST -> XML -> credentials.  Once more by itself: with a fresh token where
+ * AWS calls this one expired (agents hand out half-lived ones), with the same one where the trouble
+ * passes at once.  Everything else is told to credentials, which knows when to ask again.  Asking
+ * twice does no harm: each answer is a set of its own. */
 #include "aws/sts.h"
 
+#include "aws/wiping.h"
 #include "base/mem.h"
 #include "base/secret.h"
 
@@ -30,8 +32,10 @@ struct answer {
     struct buf text[F_COUNT];
     enum field current; /* F_COUNT: none */
     bool is_full[F_COUNT];
-    bool is_too_long;
+    XML_Parser parser;
 };
+
+enum again { AGAIN_NO, AGAIN_SAME, AGAIN_FRESH };
 
 struct sts {
     struct sts_config cfg;
@@ -47,21 +51,32 @@ struct sts {
     struct http_call *call;
     struct buf form; /* secret: holds the token */
     size_t form_at;
-    bool was_fresh;
+    bool is_fresh, is_second_try;
+    char subject[256]; /* whom the token speaks for, cut; "" unknown */
 };
 
+#define TRUST "the trust policy of aws.role_arn must let in this sub and aud:"
+
 // clang-format off
-/* Errors that need words of their own; what stands in no row passes by itself. */
-static const struct { const char *code; enum err_code class; const char *words; } sts_errors[] = {
-    { "InvalidIdentityToken", ERR_DENIED,
-      "the IAM OIDC provider must have SPIRE's jwt_issuer as its URL and aws.audience as a client id" },
-    { "IDPRejectedClaim",     ERR_DENIED, "compare aud and sub with the role's trust policy" },
-    { "AccessDenied",         ERR_DENIED, "the role's trust policy must name this SPIFFE ID as sub and aws.audience as aud" },
-    { "RegionDisabledException", ERR_SYNTAX, "activate STS in that region, or set aws.sts_region" },
-    { "MalformedPolicyDocument", ERR_SYNTAX, "" },
-    { "PackedPolicyTooLarge", ERR_SYNTAX, "" },
-    { "ValidationError",      ERR_SYNTAX, "check aws.role_arn, aws.session_name and aws.duration" },
-    { "ExpiredTokenException", ERR_EXPIRED, "check the clocks here and on the SPIRE server" },
+/* What stands in no row passes by itself.  names_token: sub and aud follow the words. */
+static const struct sts_error {
+    const char *code; /* with or without "Exception" */
+    enum err_code class;
+    enum again again;
+    bool names_token;
+    const char *words;
+} sts_errors[] = {
+    { "ExpiredToken",            ERR_EXPIRED, AGAIN_FRESH, false, "check the clocks here and on the SPIRE server" },
+    { "InvalidIdentityToken",    ERR_DENIED,  AGAIN_NO,    true,
+      "the IAM OIDC provider must have SPIRE's jwt_issuer as its URL, its published keys, and aws.audience as a client id:" },
+    { "IDPRejectedClaim",        ERR_DENIED,  AGAIN_NO,    true,  TRUST },
+    { "AccessDenied",            ERR_DENIED,  AGAIN_NO,    true,  TRUST },
+    { "IDPCommunicationError",   ERR_UNAVAIL, AGAIN_SAME,  false, "AWS cannot read SPIRE's OIDC discovery document" },
+    { "RegionDisabled",          ERR_SYNTAX,  AGAIN_NO,    false, "activate STS in that region, or set aws.sts_region" },
+    { "MalformedPolicyDocument", ERR_SYNTAX,  AGAIN_NO,    false, "" },
+    { "PackedPolicyTooLarge",    ERR_SYNTAX,  AGAIN_NO,    false, "" },
+    { "ValidationError",         ERR_SYNTAX,  AGAIN_NO,    false, "check aws.role_arn, aws.session_name and aws.duration" },
+    { "InvalidAction",           ERR_SYNTAX,  AGAIN_NO,    false, "is aws.sts_endpoint an STS host?" },
 };
 // clang-format on
 
@@ -100,7 +115,15 @@ static void on_text(void *arg, const XML_Char *text, int len)
 {
     struct answer *a = arg;
     if (a->current != F_COUNT && !buf_append(&a->text[a->current], text, (size_t)len))
-        a->is_too_long = true;
+        XML_StopParser(a->parser, XML_FALSE);
+}
+
+/* No document type, so no entities: STS has none. */
+static void on_doctype(void *arg, const XML_Char *name, const XML_Char *system,
+                       const XML_Char *public, int has_subset)
+{
+    (void)name, (void)system, (void)public, (void)has_subset;
+    XML_StopParser(((struct answer *)arg)->parser, XML_FALSE);
 }
 
 static void on_end(void *arg, const XML_Char *name)
@@ -114,16 +137,18 @@ static void on_end(void *arg, const XML_Char *name)
 
 static bool answer_read(struct answer *a, struct str xml)
 {
-    XML_Parser p = XML_ParserCreateNS(NULL, '|');
-    CHECK(p != NULL);
+    static const XML_Memory_Handling_Suite memory = {wiping_malloc, wiping_realloc, wiping_free};
+    a->parser = XML_ParserCreate_MM(NULL, &memory, "|"); /* "namespace|name" */
+    CHECK(a->parser != NULL);
     for (unsigned i = 0; i < F_COUNT; i++)
         buf_init(&a->text[i], TEXT_MAX);
     a->current = F_COUNT;
-    XML_SetUserData(p, a);
-    XML_SetElementHandler(p, on_start, on_end);
-    XML_SetCharacterDataHandler(p, on_text);
-    bool ok = XML_Parse(p, xml.p, (int)xml.len, XML_TRUE) == XML_STATUS_OK && !a->is_too_long;
-    XML_ParserFree(p);
+    XML_SetUserData(a->parser, a);
+    XML_SetElementHandler(a->parser, on_start, on_end);
+    XML_SetCharacterDataHandler(a->parser, on_text);
+    XML_SetStartDoctypeDeclHandler(a->parser, on_doctype);
+    bool ok = XML_Parse(a->parser, xml.p, (int)xml.len, XML_TRUE) == XML_STATUS_OK;
+    XML_ParserFree(a->parser);
     return ok;
 }
 
@@ -133,19 +158,32 @@ static void answer_release(struct answer *a)
         buf_release_secret(&a->text[i]);
 }
 
+/* "2026-11-23T17:26:04Z", perhaps with a fraction */
 static bool read_expiration(const char *text, int64_t *out)
 {
     struct tm tm = {0};
-    if (strptime(text, "%Y-%m-%dT%H:%M:%S", &tm) == NULL)
+    const char *rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+    if (rest == NULL || (*rest != 'Z' && *rest != '.'))
         return false;
     *out = (int64_t)timegm(&tm) * 1000;
     return true;
 }
 
+/* Fit for a header, where the token goes. */
+static bool is_token(const struct buf *b)
+{
+    struct str s = buf_str(b);
+    for (size_t i = 0; i < s.len; i++)
+        if (s.p[i] <= ' ' || s.p[i] >= 127)
+            return false;
+    return s.len > 0;
+}
+
 static struct aws_credentials *take_credentials(struct answer *a, int64_t now_ms, struct err *e)
 {
     int64_t expires_at_ms = 0;
-    if (a->text[F_KEY_ID].len == 0 || a->text[F_SECRET].len == 0 || a->text[F_TOKEN].len == 0 ||
+    if (!is_token(&a->text[F_KEY_ID]) || !is_token(&a->text[F_SECRET]) ||
+        !is_token(&a->text[F_TOKEN]) ||
         !read_expiration(buf_cstr(&a->text[F_EXPIRATION]), &expires_at_ms)) {
         err_set(e, ERR_UNAVAIL, 0, "STS answered 200 without credentials in it");
         return NULL;
@@ -160,30 +198,53 @@ static struct aws_credentials *take_credentials(struct answer *a, int64_t now_ms
     return c;
 }
 
-static void refuse(struct answer *a, const struct http_response *r, struct err *e)
+static const struct sts_error *find_error(struct str code)
 {
-    char code[80], message[160];
-    str_escape(code, sizeof code, buf_str(&a->text[F_CODE]));
-    str_escape(message, sizeof message, buf_str(&a->text[F_MESSAGE]));
-    for (size_t i = 0; i < ARRAY_LEN(sts_errors); i++) {
-        if (strcmp(code, sts_errors[i].code) != 0)
-            continue;
-        err_set(e, sts_errors[i].class, 0, "STS: %s: %s%s%s%s", code, message,
-                sts_errors[i].words[0] != '\0' ? " (" : "", sts_errors[i].words,
-                sts_errors[i].words[0] != '\0' ? ")" : "");
-        return;
-    }
-    if (code[0] != '\0')
-        err_set(e, ERR_UNAVAIL, 0, "STS: %s: %s", code, message);
-    else
-        err_set(e, ERR_UNAVAIL, 0, "STS answered %d with something that is not STS's", r->status);
+    static const struct str suffix = {"Exception", 9};
+    if (code.len > suffix.len && str_ends_with_nocase(code, suffix))
+        code.len -= suffix.len;
+    for (size_t i = 0; i < ARRAY_LEN(sts_errors); i++)
+        if (str_eq(code, str_from(sts_errors[i].code)))
+            return &sts_errors[i];
+    return NULL;
 }
 
-static struct aws_credentials *judge(struct sts *s, const struct http_response *r, struct err *e)
+/* "STS: AccessDenied: its text (our words: sub, aud)" */
+static enum again refuse(const struct sts *s, const struct answer *a, int status, struct err *e)
 {
+    char code[64], message[128], token[400] = "";
+    str_escape(code, sizeof code, buf_str(&a->text[F_CODE]));
+    str_escape(message, sizeof message, buf_str(&a->text[F_MESSAGE]));
+    const struct sts_error *row = find_error(buf_str(&a->text[F_CODE]));
+    if (code[0] == '\0') {
+        err_set(e, ERR_UNAVAIL, 0, "STS answered %d with something that is not STS's", status);
+        return AGAIN_NO;
+    }
+    if (row == NULL || row->words[0] == '\0') {
+        err_set(e, row != NULL ? row->class : ERR_UNAVAIL, 0, "STS: %s: %s", code, message);
+        return AGAIN_NO;
+    }
+    if (row->names_token)
+        snprintf(token, sizeof token, " %s, %s", s->subject, s->cfg.audience);
+    err_set(e, row->class, 0, "STS: %s: %s (%s%s)", code, message, row->words, token);
+    return row->again;
+}
+
+static enum again judge_failure(const struct sts *s, const struct http_response *r, struct err *e)
+{
+    *e = r->err;
+    err_wrap(e, "STS at %s", s->cfg.host);
+    return r->is_new_connection || r->err.code == ERR_TIMEOUT || r->err.code == ERR_CANCELED
+               ? AGAIN_NO
+               : AGAIN_SAME;
+}
+
+static struct aws_credentials *judge(const struct sts *s, const struct http_response *r,
+                                     enum again *again, struct err *e)
+{
+    *again = AGAIN_NO;
     if (r->outcome != HTTP_ANSWERED) {
-        *e = r->err;
-        err_wrap(e, "STS at %s", s->cfg.host);
+        *again = judge_failure(s, r, e);
         return NULL;
     }
     struct answer a = {0};
@@ -194,7 +255,7 @@ static struct aws_credentials *judge(struct sts *s, const struct http_response *
     else if (r->status == 200)
         err_set(e, ERR_UNAVAIL, 0, "STS answered 200 with something that is not its XML");
     else
-        refuse(&a, r, e);
+        *again = refuse(s, &a, r->status, e);
     answer_release(&a);
     return c;
 }
@@ -210,18 +271,29 @@ static void finish(struct sts *s, struct aws_credentials *c, const struct err *e
 }
 
 static void ask_for_token(struct sts *s, bool is_fresh);
+static void send_request(struct sts *s);
+
+static bool try_again(struct sts *s, enum again again)
+{
+    if (s->is_second_try || again == AGAIN_NO || (again == AGAIN_FRESH && s->is_fresh))
+        return false;
+    s->is_second_try = true;
+    if (again == AGAIN_SAME)
+        send_request(s);
+    else
+        ask_for_token(s, true);
+    return true;
+}
 
 static void on_response(void *arg, const struct http_response *r)
 {
     struct sts *s = arg;
     struct err e = {0};
+    enum again again;
     s->call = NULL;
-    struct aws_credentials *c = judge(s, r, &e);
-    if (c == NULL && e.code == ERR_EXPIRED && !s->was_fresh) {
-        buf_release_secret(&s->form);
-        ask_for_token(s, true);
+    struct aws_credentials *c = judge(s, r, &again, &e);
+    if (c == NULL && try_again(s, again))
         return;
-    }
     finish(s, c, c == NULL ? &e : NULL);
 }
 
@@ -248,34 +320,55 @@ static bool add_parameter(struct buf *form, const char *name, const char *value)
     return ok;
 }
 
-/* The identity the token speaks for, for the session's name in CloudTrail. */
-static void session_name(const struct sts *s, char out[65])
+/* The identity the token speaks for; its name in CloudTrail is made of it. */
+static void learn_subject(struct sts *s, char session[65])
 {
     struct svid_set *set = NULL;
     const struct svid *svid;
-    if (s->cfg.session_name[0] != '\0') {
-        str_copy(out, 65, str_from(s->cfg.session_name));
-    } else if (svid_store_select(s->store, SVID_AWS, &set, &svid, NULL)) {
-        sts_session_name(out, svid->id.text);
+    s->subject[0] = '\0';
+    str_copy(session, 65, STR("svidmail"));
+    if (svid_store_select(s->store, SVID_AWS, &set, &svid, NULL)) {
+        str_copy(s->subject, sizeof s->subject, spiffe_id_str(&svid->id));
+        sts_session_name(session, svid->id.text);
         svid_set_unref(&set);
-    } else {
-        str_copy(out, 65, STR("svidmail"));
     }
+    if (s->cfg.session_name[0] != '\0')
+        str_copy(session, 65, str_from(s->cfg.session_name));
 }
 
 static bool make_form(struct sts *s, const char *token)
 {
-    char name[65], duration[16];
-    session_name(s, name);
+    char session[65], duration[16];
+    learn_subject(s, session);
     snprintf(duration, sizeof duration, "%u", s->cfg.duration_s);
-    buf_init(&s->form, FORM_MAX);
-    s->form_at = 0;
+    buf_release_secret(&s->form);
     return add_parameter(&s->form, "Action", "AssumeRoleWithWebIdentity") &&
            add_parameter(&s->form, "Version", "2011-06-15") &&
            add_parameter(&s->form, "RoleArn", s->cfg.role_arn) &&
-           add_parameter(&s->form, "RoleSessionName", name) &&
+           add_parameter(&s->form, "RoleSessionName", session) &&
            add_parameter(&s->form, "DurationSeconds", duration) &&
            add_parameter(&s->form, "WebIdentityToken", token);
+}
+
+static void send_request(struct sts *s)
+{
+    static const struct http_header headers[] = {
+        {"content-type", "application/x-www-form-urlencoded; charset=utf-8"}};
+    const struct http_request r = {.tunnel = s->tunnel,
+                                   .is_https = true,
+                                   .wants_new_connection = s->is_second_try,
+                                   .host = s->cfg.host,
+                                   .method = "POST",
+                                   .path = "/",
+                                   .headers = headers,
+                                   .n_headers = ARRAY_LEN(headers),
+                                   .body_len = s->form.len,
+                                   .body_read = on_form_read,
+                                   .body_arg = s,
+                                   .timeout_ms = TIMEOUT_MS,
+                                   .max_response_bytes = MAX_RESPONSE_BYTES};
+    s->form_at = 0;
+    s->call = http_send(s->http, &r, on_response, s);
 }
 
 static void on_token(void *arg, const struct err *e, const char *token, int64_t expires_at_ms)
@@ -288,30 +381,15 @@ static void on_token(void *arg, const struct err *e, const char *token, int64_t 
         err_set(&own, ERR_LIMIT, 0, "the JWT-SVID is too long for STS");
         e = &own;
     }
-    if (e != NULL) {
+    if (e != NULL)
         finish(s, NULL, e);
-        return;
-    }
-    static const struct http_header headers[] = {
-        {"content-type", "application/x-www-form-urlencoded; charset=utf-8"}};
-    const struct http_request r = {.tunnel = s->tunnel,
-                                   .is_https = true,
-                                   .host = s->cfg.host,
-                                   .method = "POST",
-                                   .path = "/",
-                                   .headers = headers,
-                                   .n_headers = ARRAY_LEN(headers),
-                                   .body_len = s->form.len,
-                                   .body_read = on_form_read,
-                                   .body_arg = s,
-                                   .timeout_ms = TIMEOUT_MS,
-                                   .max_response_bytes = MAX_RESPONSE_BYTES};
-    s->call = http_send(s->http, &r, on_response, s);
+    else
+        send_request(s);
 }
 
 static void ask_for_token(struct sts *s, bool is_fresh)
 {
-    s->was_fresh = is_fresh;
+    s->is_fresh = is_fresh;
     s->jwt = jwt_cache_get(s->jwts, SVID_AWS, s->cfg.audience, is_fresh, on_token, s);
 }
 
@@ -321,6 +399,7 @@ static void source_fetch(void *self, bool fresh_identity, credentials_fetched_cb
     CHECK(s->cb == NULL); /* one fetch at a time */
     s->cb = cb;
     s->arg = arg;
+    s->is_second_try = false;
     ask_for_token(s, fresh_identity);
 }
 
