@@ -166,15 +166,19 @@ static bool fail_unchosen(const struct svid_set *set, enum svid_role chooser,
 static bool fail_outside_validity(const struct svid_store *st, const struct svid *v, bool is_early,
                                   struct err *e)
 {
-    char id[SHOWN_ID_BYTES], when[25];
+    char id[SHOWN_ID_BYTES], when[25], last[25];
     show(id, sizeof id, v->id.text);
     clock_format_rfc3339(when, is_early ? v->not_before_ms : v->not_after_ms);
     if (is_early)
         return err_set(e, ERR_EXPIRED, 0,
                        "the SVID %s is not valid before %s: is this clock behind?", id, when);
-    return err_set(e, ERR_EXPIRED, 0, "the SVID %s expired at %s and no newer one came%s%s", id,
-                   when, st->why.code != ERR_NONE ? ": " : "",
-                   st->why.code != ERR_NONE ? st->why.msg : "");
+    if (st->why.code != ERR_NONE)
+        return err_set(e, ERR_EXPIRED, 0, "the SVID %s expired at %s and no newer one came: %s", id,
+                       when, st->why.msg);
+    clock_format_rfc3339(last, st->confirmed_at_ms);
+    return err_set(e, ERR_EXPIRED, 0,
+                   "the SVID %s expired at %s and no newer one came (the agent's last word: %s)",
+                   id, when, last);
 }
 
 /* Everything select has to judge; *out also where it is outside its validity. */

@@ -34,6 +34,7 @@
 #define DENIED_MAX_MS      10000
 #define BROKEN_MS          60000 /* also after a discarded message */
 #define REDACTION_GRACE_MS 60000
+#define HONEST_LIFE_MS     1000 /* a stream that lived so long was worth having */
 #define SILENCE_MS         5000
 #define TELL_AGAIN_MS      300000
 #define JWT_DEADLINE_MS    40000
@@ -210,7 +211,7 @@ static uint64_t denied_delay(struct workload_api *w)
 static uint64_t soon_delay(struct workload_api *w, bool was_live)
 {
     uint64_t now = clock_mono_ms(w->clock);
-    if (was_live && now - w->live_since_ms >= w->max_retry_ms)
+    if (was_live && now - w->live_since_ms >= HONEST_LIFE_MS)
         backoff_reset(&w->soon);
     if (was_live &&
         now >= w->at_once_after_ms) { /* C13; but an agent that always cuts is not hammered */

@@ -11,11 +11,11 @@ struct timer {
     timer_cb cb;
     void *arg;
     bool is_active;
-    uint64_t due_ms;
+    uint64_t due_ms, order; /* equal times: first started, first run, as in libuv */
 };
 
 static struct list timers = {&timers, &timers};
-static uint64_t mono_ms;
+static uint64_t mono_ms, n_starts;
 static int64_t wall_ms;
 
 static int64_t get_wall(void *ctx)
@@ -44,13 +44,18 @@ const struct clock *fake_time_start(void)
     return fake_time_clock();
 }
 
+static bool is_before(const struct timer *a, const struct timer *b)
+{
+    return a->due_ms < b->due_ms || (a->due_ms == b->due_ms && a->order < b->order);
+}
+
 static struct timer *next_due(void)
 {
     struct timer *first = NULL;
     LIST_EACH(it, &timers)
     {
         struct timer *t = CONTAINER_OF(it, struct timer, link);
-        if (t->is_active && (first == NULL || t->due_ms < first->due_ms))
+        if (t->is_active && (first == NULL || is_before(t, first)))
             first = t;
     }
     return first;
@@ -110,6 +115,7 @@ void timer_start(struct timer *t, uint64_t delay_ms)
 {
     t->is_active = true;
     t->due_ms = mono_ms + delay_ms;
+    t->order = ++n_starts;
 }
 
 void timer_stop(struct timer *t)
