@@ -60,6 +60,7 @@ class Demo:
 
     def _remove_directory(self) -> None:
         if self.keeps_directory:
+            parts.keep(self.directory)
             self.out.line(f"the logs are kept in {self.directory}")
         else:
             shutil.rmtree(self.directory, ignore_errors=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,9 +30,41 @@ TRUST_DOMAIN = "example.org"
 SVID_TTL_S = 120
 
 
+PREFIX = "svidmail-demo-"
+_locks: list[int] = []
+
+
 def work_directory() -> pathlib.Path:
-    """Short (a unix socket's path holds 107 bytes), and open to the other uids of --spire."""
-    return pathlib.Path(make_workdir("svidmail-demo-"))
+    """Short (a unix socket's path holds 107 bytes), and open to the other uids of --spire.
+
+    A lock in it tells a running demo from one that was killed outright: those are cleared away here.
+    """
+    for former in pathlib.Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        _remove_if_abandoned(former)
+    directory = make_workdir(PREFIX)
+    _locks.append(os.open(f"{directory}/running", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    fcntl.flock(_locks[-1], fcntl.LOCK_EX)
+    if os.getuid() != 0:
+        # Where ports are reserved may have been made by root, in a test run before.
+        tempfile.tempdir = directory
+    return pathlib.Path(directory)
+
+
+def _remove_if_abandoned(former: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        lock = os.open(former / "running", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(former, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+
+def keep(directory: pathlib.Path) -> None:
+    """Its logs are wanted: no later demo clears it away. Keys and programs are not: they go now."""
+    (directory / "running").unlink(missing_ok=True)
+    for unwanted in (directory / "gateway" / "identity", directory / "bin"):
+        shutil.rmtree(unwanted, ignore_errors=True)
 
 
 def _directory(parent: pathlib.Path, name: str) -> str:
@@ -38,6 +72,14 @@ def _directory(parent: pathlib.Path, name: str) -> str:
     path.mkdir()
     path.chmod(0o755)
     return str(path)
+
+
+def _program(directory: pathlib.Path, path: str) -> str:
+    """A copy where every uid can run it: the original may lie in a closed home directory."""
+    place = directory / "bin"
+    if not place.exists():
+        _directory(directory, "bin")
+    return stage_program(path, str(place))
 
 
 @dataclass
@@ -63,10 +105,9 @@ def start_identity(directory: pathlib.Path, *, is_spire: bool, ends: contextlib.
 
 
 def _start_spire(directory: pathlib.Path, ends: contextlib.ExitStack) -> IdentityPart:
-    programs = _directory(directory, "spire-bin")
     for name in ("spire-server", "spire-agent"):
-        stage_program(os.path.join(os.environ["SPIRE_BIN"], name), programs)
-    spire = Spire(programs, _directory(directory, "spire"), trust_domain=TRUST_DOMAIN)
+        program = _program(directory, os.path.join(os.environ["SPIRE_BIN"], name))
+    spire = Spire(os.path.dirname(program), _directory(directory, "spire"), trust_domain=TRUST_DOMAIN)
     ends.callback(spire.stop)
     spire.start()
     spire.create_entry(GATEWAY_PATH, ENVOY_UID)
@@ -160,7 +201,7 @@ def start_gateway(
     ses, sts = (Upstream(host, "127.0.0.1", aws.port) for host in (aws.ses_host, aws.sts_host))
     place = _directory(directory, "gateway")
     gateway = TellingGateway(
-        stage_program(os.environ["ENVOY_BIN"], place),
+        _program(directory, os.environ["ENVOY_BIN"]),
         place,
         identity=identity.gateway_identity(),
         allowed=[identity.sidecar_id],
@@ -200,7 +241,8 @@ def start_sidecar(
         "aws": {"ca_file": shutil.copy(aws.ca_file, place)},
         "log": {"level": "info"},
     }
-    sidecar = Sidecar(stage_program(os.environ["SVIDMAIL_BIN"], place), place, config, uid=identity.sidecar_uid)
+    program = _program(directory, os.environ["SVIDMAIL_BIN"])
+    sidecar = Sidecar(program, place, config, uid=identity.sidecar_uid)
     ends.callback(_stop, sidecar)
     sidecar.start()
     return sidecar

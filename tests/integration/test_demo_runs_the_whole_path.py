@@ -6,6 +6,7 @@ import os
 import pathlib
 import queue
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import urllib.request
 
 import pytest
 from support import ports
-from support.processes import poll_until
+from support.processes import make_workdir, poll_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIDECAR = "spiffe://example.org/ns/shop/sa/checkout/svidmail"
@@ -52,7 +53,8 @@ def name_of(pid):
 class Demo:
     """deploy/demo with ports of its own, its output read line by line."""
 
-    def __init__(self, *options):
+    def __init__(self, directory, *options):
+        self.directory = pathlib.Path(directory)
         self.smtp_port, self.inbox_port = ports.free_port(), ports.free_port()
         command = [str(ROOT / "deploy" / "demo"), "--smtp-port", str(self.smtp_port), "--inbox-port"]
         self.process = subprocess.Popen(
@@ -61,6 +63,7 @@ class Demo:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, "TMPDIR": directory},
             text=True,
         )
         self.output = ""
@@ -90,6 +93,9 @@ class Demo:
     def child(self, name):
         return next(pid for pid in self.children if name_of(pid) == name)
 
+    def left_directories(self):
+        return set(self.directory.glob("svidmail-demo-*"))
+
     def wait(self, timeout=100):
         code = self.process.wait(timeout)
         self._reader.join(10)
@@ -99,19 +105,18 @@ class Demo:
 @pytest.fixture
 def demo():
     started = []
+    directory = make_workdir("sm-")  # short: unix sockets lie below it
 
     def start(*options):
-        before = set(pathlib.Path("/tmp").glob("svidmail-demo-*"))
-        one = Demo(*options)
-        one.left_directories = lambda: set(pathlib.Path("/tmp").glob("svidmail-demo-*")) - before
-        started.append(one)
-        return one
+        started.append(Demo(directory, *options))
+        return started[-1]
 
     yield start
     for one in started:
         if one.process.poll() is None:
             os.killpg(one.process.pid, signal.SIGTERM)
             one.wait(30)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def all_of_session(leader):
@@ -189,6 +194,9 @@ def test_killed_outright_it_takes_its_parts_along(demo):
     one.process.kill()
     one.wait()
     assert_nothing_is_left(one)
+    [directory] = one.left_directories()
+    assert demo("--once").wait() == 0
+    assert not directory.exists(), "the next demo clears away what a killed one left"
 
 
 @pytest.mark.parametrize("name", ["svidmail", "envoy"])
@@ -200,8 +208,8 @@ def test_a_part_that_dies_is_named_with_its_last_lines(demo, name):
     assert f"!! {name} was ended by SIGKILL; its last lines were:\n    " in one.output
     [directory] = one.left_directories()
     assert f"the logs are kept in {directory}" in one.output
+    assert not any(b"PRIVATE KEY" in path.read_bytes() for path in directory.rglob("*") if path.is_file())
     assert_nothing_is_left(one)
-    subprocess.run(["rm", "-r", str(directory)], check=True)
 
 
 @pytest.mark.parametrize(("option", "attribute"), [("--smtp-port", "smtp_port"), ("--inbox-port", "inbox_port")])
