@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define FIRST_BYTES 512 /* a reply, a short line: most buffers never grow again */
+
 void buf_init(struct buf *b, size_t max)
 {
     CHECK(max > 0);
@@ -39,7 +41,7 @@ static void reserve(struct buf *b, size_t extra)
     }
     if (need <= b->cap)
         return;
-    size_t cap = b->cap == 0 ? 64 : b->cap;
+    size_t cap = b->cap == 0 ? FIRST_BYTES : b->cap;
     while (cap < need)
         cap *= 2;
     if (cap > b->max + 1)
@@ -74,17 +76,20 @@ bool buf_append_str(struct buf *b, struct str s)
 
 bool buf_printf(struct buf *b, const char *fmt, ...)
 {
+    reserve(b, 0);
+    size_t room = b->cap - b->off - b->len; /* with the NUL's byte */
     va_list ap, again;
     va_start(ap, fmt);
     va_copy(again, ap);
-    int n = vsnprintf(NULL, 0, fmt, ap);
+    int n = vsnprintf(b->p + b->off + b->len, room, fmt, ap);
     va_end(ap);
     bool ok = n >= 0 && (size_t)n <= b->max - b->len;
-    if (ok) {
+    if (ok && (size_t)n >= room) {
         reserve(b, (size_t)n);
         vsnprintf(b->p + b->off + b->len, (size_t)n + 1, fmt, again);
-        b->len += (size_t)n;
     }
+    if (ok)
+        b->len += (size_t)n;
     va_end(again);
     return ok;
 }

@@ -49,24 +49,32 @@ bool log_level_parse(struct str name, enum log_level *out)
     return false;
 }
 
+static bool is_plain(char c)
+{
+    return c >= 32 && c < 127 && c != '"' && c != '\\';
+}
+
 /* JSON string body: quotes and controls escaped; bytes that are not ASCII as \u00XX, so that a line
  * is always valid whatever a peer sent. */
 static bool put_escaped(struct buf *b, struct str s)
 {
-    size_t n = s.len < FIELD_MAX_BYTES ? s.len : FIELD_MAX_BYTES;
-    for (size_t i = 0; i < n; i++) {
-        unsigned char c = (unsigned char)s.p[i];
-        bool ok;
-        if (c == '"' || c == '\\')
-            ok = buf_printf(b, "\\%c", c);
-        else if (c < 32 || c >= 127)
-            ok = buf_printf(b, "\\u%04x", c);
-        else
-            ok = buf_append(b, &c, 1);
-        if (!ok)
+    struct str left = str_sub(s, 0, FIELD_MAX_BYTES);
+    while (left.len > 0) {
+        size_t run = 0;
+        while (run < left.len && is_plain(left.p[run]))
+            run++;
+        if (!buf_append(b, left.p, run))
             return false;
+        left = str_sub(left, run, left.len);
+        if (left.len == 0)
+            break;
+        char c = left.p[0];
+        if (!(c == '"' || c == '\\' ? buf_printf(b, "\\%c", c)
+                                    : buf_printf(b, "\\u%04x", (unsigned char)c)))
+            return false;
+        left = str_sub(left, 1, left.len);
     }
-    return n == s.len || buf_append_str(b, STR("..."));
+    return s.len <= FIELD_MAX_BYTES || buf_append_str(b, STR("..."));
 }
 
 static bool put_field(struct buf *b, const struct log_field *f)
