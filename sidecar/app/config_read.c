@@ -336,13 +336,22 @@ static bool read_section(struct reader *r, const char *path)
     }
 }
 
+static bool skip_events(struct reader *r, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (!next_event(r))
+            return false;
+    return true;
+}
+
 static bool read_stream(struct reader *r)
 {
-    if (!next_event(r) || !next_event(r)) /* stream start; document start, or the end */
+    if (!skip_events(r, 2)) /* stream start; document start, or the end */
         return false;
     if (r->ev.type == YAML_STREAM_END_EVENT)
         return true;
-    if (!next_event(r) || !read_section(r, "") || !next_event(r) || !next_event(r))
+    if (!next_event(r) || !read_section(r, "") ||
+        !skip_events(r, 2)) /* its end; another, or the end */
         return false;
     if (r->ev.type == YAML_STREAM_END_EVENT)
         return true;

@@ -114,14 +114,18 @@ static void speak(int fd, int record, const char *const *lines)
     _exit(0);
 }
 
+static unsigned drip_ms; /* between two pieces of an answer */
+
 /* HTTP: the same answer to each of the connections, whatever is asked. */
 static void serve_http(int fd, int record, const char *const *answer)
 {
     char request[4096];
     ssize_t n = recv(fd, request, sizeof request, 0);
     (void)!write(record, request, n > 0 ? (size_t)n : 0);
-    for (; *answer != NULL; answer++)
+    for (; *answer != NULL; answer++) {
         (void)!send(fd, *answer, strlen(*answer), MSG_NOSIGNAL);
+        usleep(drip_ms * 1000);
+    }
 }
 
 static void server_start(struct server *s, bool is_smtp, const char *const *lines)
@@ -521,6 +525,20 @@ TEST(cli, a_silent_socket_is_given_up_in_time)
     server_stop(&s, NULL);
 }
 
+TEST(cli, an_answer_that_drips_for_ever_is_given_up_in_time)
+{
+    static const char *const drops[] = {OK_HEAD, "a", "b", "c", "d", "e", "f", "g",
+                                        "h",     "i", "j", "k", "l", "m", "n", NULL};
+    struct server s;
+    struct err e = {0};
+    drip_ms = 50;
+    server_start(&s, false, drops);
+    drip_ms = 0;
+    assert_false(ask_directly(s.path, 200, &e));
+    assert_int_equal(e.code, ERR_TIMEOUT);
+    server_stop(&s, NULL);
+}
+
 TEST(cli, an_endless_answer_is_given_up)
 {
     struct server s;
@@ -740,6 +758,7 @@ TEST(cli, send_says_when_the_connection_breaks_and_does_not_wait)
     server_stop(&s, NULL);
     assert_int_equal(o.code, 1);
     assert_has(o.err, "the connection was closed");
+    assert_not(o.out, "QUIT");
     run(&o, "send", "--to", "b@example.org", "--from", "a@example.org", "--smtp", "127.0.0.1:1",
         NO_ADMIN, NULL);
     assert_int_equal(o.code, 1);

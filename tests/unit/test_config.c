@@ -818,7 +818,7 @@ TEST(config, suggestions_are_near_or_not_made)
         const char *word, *best;
     } cases[] = {
         {"lisen", "listen"}, {"LISTEN", "listen"}, {"listn", "listen"}, {"ots", ""},
-        {"x", ""},           {"t", "to"},          {"xyzzy", ""},
+        {"x", ""},           {"t", "to"},          {"atob", ""},        {"xyzzy", ""},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct suggestion s;
