@@ -96,6 +96,7 @@ struct http_call {
     void *body_arg;
 
     enum stop stop;
+    uint64_t header_len;        /* at least; libcurl adds some */
     uint64_t handed;            /* body bytes that libcurl has taken */
     uint64_t up_before;         /* tunnel's count when the request began */
     char name[TUNNEL_NAME_MAX]; /* of the connection that got the request */
@@ -423,6 +424,7 @@ static void add_header(struct http_call *call, const char *name, const char *val
 {
     AUTO_FREE char *line = xasprintf("%s: %s", name, value);
     call->headers = curl_slist_append(call->headers, line);
+    call->header_len += strlen(line) + 2;
     CHECK(call->headers != NULL);
 }
 
@@ -543,7 +545,7 @@ static bool has_left(const struct http_call *call, const struct tunnel_peer_info
         return false;
     /* an ended stream sends nothing more; a live one may hold bytes that it has not counted */
     bool is_final = info->is_known && info->end.cause != END_NONE;
-    return !is_final || info->bytes_up - call->up_before >= call->body_len;
+    return !is_final || info->bytes_up - call->up_before >= call->header_len + call->body_len;
 }
 
 static void tell_deadline(struct http_call *call, const struct tunnel_peer_info *info)
@@ -735,7 +737,8 @@ static void start_waiting(struct http *h)
 
 bool http_new(uv_loop_t *loop, const struct http_config *cfg, struct http **out, struct err *e)
 {
-    /* tokens and keys pass through its buffers */
+    unsetenv("SSLKEYLOGFILE"); /* libcurl would write the keys of each session there */
+    /* tokens and secret keys pass through its buffers */
     if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, wiping_malloc, wiping_free, wiping_realloc,
                              wiping_strdup, wiping_calloc) != CURLE_OK)
         return err_set(e, ERR_UNAVAIL, 0, "libcurl does not start");

@@ -27,6 +27,7 @@ struct conn {
     const struct http_step *step; /* of the request being read; NULL: none yet */
     struct buf head;
     uint64_t body_len, body_seen;
+    unsigned n_requests;
     char chunk[65536];
 };
 
@@ -158,6 +159,7 @@ static void begin_request(struct conn *c)
     struct http_server *s = c->s;
     size_t i = s->n_started < s->n_steps ? s->n_started : s->n_steps - 1;
     s->n_started++;
+    s->n_on_connection = ++c->n_requests;
     c->step = &s->steps[i];
     c->body_len = content_length(&c->head);
     c->body_seen = 0;
@@ -253,6 +255,15 @@ static void on_connection(uv_stream_t *listener, int status)
         CHECK(uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read) == 0);
 }
 
+static void count_unread(struct conn *c)
+{
+    uv_os_fd_t fd;
+    ssize_t n;
+    CHECK(uv_fileno((uv_handle_t *)&c->pipe, &fd) == 0);
+    while ((n = read(fd, c->chunk, sizeof c->chunk)) > 0)
+        c->info.bytes_up += (uint64_t)n;
+}
+
 /* ---- public ---- */
 
 void http_server_start(struct http_server *s, uv_loop_t *loop, const struct http_step *steps,
@@ -276,8 +287,10 @@ void http_server_drop_connections(struct http_server *s)
     LIST_EACH(it, &conns)
     {
         struct conn *c = CONTAINER_OF(it, struct conn, item);
-        if (c->s == s)
-            conn_close(c, END_RESET);
+        if (c->s != s || uv_is_closing((uv_handle_t *)&c->pipe))
+            continue;
+        count_unread(c);
+        conn_close(c, END_RESET);
     }
 }
 

@@ -31,6 +31,7 @@ struct http_server {
     bool refuses;                       /* close new connections at once */
     unsigned n_connections, n_requests; /* requests: those whose body came in full */
     unsigned n_ended;                   /* connections that the client has closed */
+    unsigned n_on_connection;           /* requests that the connection of the last one has had */
     unsigned n_started;                 /* requests of which a header came */
     struct buf last;                    /* the last request, header and body (the first MB) */
     struct tunnel *tunnel;              /* for http_request.tunnel */
@@ -38,7 +39,8 @@ struct http_server {
 
 void http_server_start(struct http_server *s, uv_loop_t *loop, const struct http_step *steps,
                        size_t n_steps);
-/* Ends the connections that are open now, as a gateway that goes away. */
+/* Ends the connections that are open now, as a gateway that goes away; what had come counts as
+ * handed on. */
 void http_server_drop_connections(struct http_server *s);
 /* Reads on where a step had it pause. */
 void http_server_resume(struct http_server *s);

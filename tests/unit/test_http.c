@@ -800,11 +800,30 @@ TEST(http, a_callback_may_send_and_gets_the_kept_connection)
     world_stop(&w);
 }
 
-TEST(http, hosts_behind_one_tunnel_do_not_share_connections)
+TEST(http, the_connection_used_last_is_used_next)
 {
     struct world w;
-    struct call c = {0};
+    struct call c[3] = {{.body_len = 10}, {.body_len = 10}, {.body_len = 10}};
     world_start(&w, &ok_step, 1);
+    for (size_t i = 0; i < ARRAY_LEN(c); i++)
+        send_call(&w, &c[i]);
+    LOOP_UNTIL(w.loop, c[0].n_done + c[1].n_done + c[2].n_done == 3);
+    for (int i = 0; i < 5; i++)
+        exchange(&w, &c[0], 10);
+    assert_int_equal(w.server.n_connections, 3);
+    assert_int_equal(w.server.n_on_connection, 6); /* the others may grow old */
+    for (size_t i = 0; i < ARRAY_LEN(c); i++)
+        call_release(&c[i]);
+    world_stop(&w);
+}
+
+TEST(http, hosts_behind_one_tunnel_do_not_share_connections)
+{
+    static const struct http_step steps[] = {
+        {.answer = OK_ANSWER}, {.answer = OK_ANSWER}, {.close = true, .cause = END_CLEAN}};
+    struct world w;
+    struct call c = {0};
+    world_start(&w, steps, ARRAY_LEN(steps));
     exchange(&w, &c, 10);
     struct http_request r = request_to(&w, &c);
     r.host = "other.test";
@@ -814,6 +833,7 @@ TEST(http, hosts_behind_one_tunnel_do_not_share_connections)
     assert_true(c.r.is_new_connection);
     exchange(&w, &c, 10);
     assert_false(c.r.is_new_connection);
+    assert_int_equal(c.r.tunnel_end.cause, END_CLEAN);
     assert_int_equal(w.server.n_connections, 2);
     call_release(&c);
     world_stop(&w);

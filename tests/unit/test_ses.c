@@ -616,25 +616,32 @@ TEST(ses, a_mail_that_is_lost_while_it_is_sent_is_told_as_ours)
     err_set(&r.err, ERR_IO, 0, "the body could not be read");
     respond(&r);
     assert_string_equal(w.v.error, "spool_read");
-    assert_non_null(strstr(w.v.reply.text, "the stored mail cannot be read"));
+    assert_non_null(strstr(w.v.reply.text, "the stored mail cannot be read: Input/output error"));
     world_stop();
 }
 
 TEST(ses, a_cancelled_call_is_over_at_every_stage)
 {
-    for (int stage = 0; stage < 4; stage++) {
+    static const char *const waits[] = {"its turn", "AWS credentials", "AWS credentials",
+                                        "the gateway to take it", NULL};
+    for (size_t stage = 0; stage < ARRAY_LEN(waits); stage++) {
         world_start();
         make_mail(stage == 0 ? 2000000 : 100);
         start_send();
         if (stage == 2)
             fake_time_advance(0); /* waits for credentials */
-        if (stage == 3)
+        if (stage >= 3)
             turn(); /* waits for the answer */
-        ses_cancel(&w.call);
+        if (stage == 4)
+            read_whole_body(&http);
+        const char *waited_for = ses_cancel(&w.call);
         assert_null(w.call);
+        assert_int_equal(waited_for == NULL, waits[stage] == NULL);
+        if (waited_for != NULL)
+            assert_string_equal(waited_for, waits[stage]);
         turn();
         assert_int_equal(w.n_done, 0);
-        assert_int_equal(http.n_cancelled, stage == 3);
+        assert_int_equal(http.n_cancelled, stage >= 3);
         world_stop();
     }
 }

@@ -321,6 +321,16 @@ TEST(ses_judge, bodies_nobody_should_send_lose_no_mail)
     }
 }
 
+TEST(ses_judge, a_page_with_a_request_id_is_awss)
+{
+    struct http_response r = answer(503, "", "<html>");
+    struct ses_verdict v = judge(&r);
+    check("503", &v, (struct expected){SES_RETRY, NO, 451, "4.4.1", false, "unavailable"});
+    r = answer(200, "", "<html>");
+    v = judge(&r);
+    check("200", &v, (struct expected){SES_UNKNOWN, NO, 451, "4.4.2", false, "no_message_id"});
+}
+
 TEST(ses_judge, control_characters_and_a_megabyte_stay_in_one_short_line)
 {
     struct http_response r = answer(400, "MessageRejected",

@@ -271,6 +271,17 @@ TEST(sts, escapes_and_fractions_of_the_answer_are_read)
     stop();
 }
 
+TEST(sts, of_elements_that_come_twice_the_first_counts)
+{
+    start();
+    fetch(false);
+    give_token("jwt");
+    grant("A", "b</SecretAccessKey><SecretAccessKey>c", "d", "2026-06-01T01:00:00Z");
+    assert_string_equal(w.set->secret_access_key, "b");
+    aws_credentials_unref(&w.set);
+    stop();
+}
+
 TEST(sts, a_configured_session_name_wins_and_none_is_needed)
 {
     start();
