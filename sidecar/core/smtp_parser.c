@@ -37,13 +37,7 @@ static const struct smtp_event nothing = {.kind = SMTP_EV_NONE};
 
 void smtp_parser_init(struct smtp_parser *p, bool refuse_bare_lf)
 {
-    p->state = AT_COMMAND;
-    p->refuse_bare_lf = refuse_bare_lf;
-    p->is_too_long = false;
-    p->defect = SMTP_BODY_OK;
-    p->had_bare_lf = false;
-    p->line_len = 0;
-    p->len = 0;
+    *p = (struct smtp_parser){.state = AT_COMMAND, .refuse_bare_lf = refuse_bare_lf};
 }
 
 void smtp_parser_expect_body(struct smtp_parser *p)

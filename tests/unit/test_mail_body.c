@@ -184,6 +184,7 @@ TEST(mail_body, a_header_cut_off_by_the_end_is_completed)
     MAIL(D M "Bcc: x", TOP D M "\r\n");
     MAIL(D "Subject: x\r\n", TOP D "Subject: x\r\n" ADD_M "\r\n");
     MAIL("no field", TOP ADD_D ADD_M "\r\nno field\r\n");
+    MAIL("x", TOP ADD_D ADD_M "\r\nx\r\n");
 }
 
 TEST(mail_body, learns_the_first_value_unfolded)
@@ -426,6 +427,7 @@ TEST(mail_body, a_sink_that_refuses_stops_it_and_keeps_its_own_error)
         {{"Date: x\r\nno field\r\n", 19}, 5, 5},
         {{"no field", 8}, 5, 5},
         {{"To: x", 5}, 5, 5},
+        {{"To: x\r\n", 7}, 5, 5},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         for (size_t n = 1; n <= cases[i].n_whole; n++)

@@ -165,6 +165,7 @@ TEST(smtp_parser, knows_http_when_it_hears_it)
     }
     EVENTS("GETS\r\nHost: x\r\nEHLO x HTTP/1.1\r\n",
            "UNKNOWN<GETS> UNKNOWN<Host: x> EHLO<x HTTP/1.1> ");
+    EVENTS("GET /\r\0\r\n", "HTTP<GET /\\x0d\\x00> ");
 }
 
 /* "NOOP xxx", `len` bytes long, and its end. */
@@ -207,6 +208,11 @@ TEST(smtp_parser, an_overlong_line_is_told_once_and_dropped_to_its_end)
     char *log = run(str_from(line), false, 4096, 4096);
     assert_string_equal(log, "TOOLONG<HTTP> RSET<> ");
     free(log);
+    free(line);
+
+    line = long_line(SMTP_LINE_MAX,
+                     "\rmore\r\nRSET\r\n"); /* the CR in the last place is no line end */
+    assert_events(str_from(line), false, "TOOLONG<UNKNOWN> RSET<> ");
     free(line);
 }
 
@@ -309,6 +315,18 @@ TEST(smtp_parser, a_poisoned_mail_is_read_to_its_true_end_and_the_next_is_clean)
     EVENTS("DATA\r\na\rb\n.\nc\n.\r\nd\r\n.\n\r\n.x\r\n..\r\n\0.\r\n.\r\nDATA\r\nok\r\n.\r\n",
            "DATA<> BODY<a> END<cr> DATA<> BODY<ok" NL "> END<ok> ");
     EVENTS("DATA\r\na\0b\r\r\n.\r\nNOOP\r\n", "DATA<> BODY<a> END<nul> NOOP<> ");
+}
+
+TEST(smtp_parser, nothing_of_a_mail_is_left_for_the_next)
+{
+    char text[SMTP_BODY_LINE_MAX + 1] = "", *in, *log;
+    memset(text, 'x', SMTP_BODY_LINE_MAX);
+    in = xasprintf("DATA\r\na\nx\r-\r\n.\r\nDATA\r\n%s\r\n.\r\n", text);
+    log = run(str_from(in), false, 2000, 2000);
+    assert_non_null(strstr(log, "END<cr+lf> DATA<> BODY<x"));
+    assert_non_null(strstr(log, "END<ok> "));
+    free(log);
+    free(in);
 }
 
 TEST(smtp_parser, the_first_defect_is_the_one_told)
