@@ -478,10 +478,21 @@ struct ses_call *ses_send(struct ses *s, const struct ses_mail *mail, ses_cb cb,
     return c;
 }
 
-void ses_cancel(struct ses_call **c)
+static const char *waits_for(const struct ses_call *c)
 {
-    if (*c == NULL)
-        return;
+    if (c->waiting != NULL)
+        return "AWS credentials";
+    if (c->http == NULL)
+        return "its turn";
+    /* the last byte was taken: from there on in doubt */
+    bool may_have_left = c->source.next == PIECE_END && c->source.piece.len == 0;
+    return may_have_left ? NULL : "the gateway to take it";
+}
+
+const char *ses_cancel(struct ses_call **c)
+{
+    const char *what = waits_for(*c);
     call_free(*c);
     *c = NULL;
+    return what;
 }

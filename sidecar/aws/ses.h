@@ -62,7 +62,8 @@ void ses_free(struct ses **s); /* no call may be in flight */
  * connection had died, or after AWS called the credentials expired.  cb once, never from inside. */
 struct ses_call;
 struct ses_call *ses_send(struct ses *s, const struct ses_mail *mail, ses_cb cb, void *arg);
-void ses_cancel(struct ses_call **c);
+/* cb will not run.  What it was waiting for; NULL: the mail may have left in full. */
+const char *ses_cancel(struct ses_call **c);
 
 /* Pure: an answered or failed call -> verdict, all but credentials_us.  Table: ses_errors.def.  mail (NULL: unknown)
  * tells the sandbox's complaint about a recipient from that about the sender. */

@@ -87,14 +87,16 @@ static void on_result(void *arg, const struct route_result *res)
 
 static void give_up(struct attempt *a, const char *why)
 {
-    struct route_result res = {.outcome = ROUTE_UNKNOWN,
-                               .error = "no_answer",
-                               .message_id = "",
-                               .request_id = "",
-                               .peer_id = ""};
-    smtp_reply_set(&res.reply, 451, "4.4.2", "%s; SES may have taken the mail (X-Svidmail-Id %s)",
-                   why, a->mail->id);
-    a->relay->route.cancel(a->relay->route.self, a->call);
+    struct route_result res = {.message_id = "", .request_id = "", .peer_id = ""};
+    const char *waited_for = a->relay->route.cancel(a->relay->route.self, a->call);
+    res.outcome = waited_for != NULL ? ROUTE_RETRY : ROUTE_UNKNOWN;
+    res.error = waited_for != NULL ? "not_sent" : "no_answer";
+    if (waited_for != NULL)
+        smtp_reply_set(&res.reply, 451, "4.4.1", "%s; not sent: the mail waited for %s", why,
+                       waited_for);
+    else
+        smtp_reply_set(&res.reply, 451, "4.4.2",
+                       "%s; SES may have taken the mail (X-Svidmail-Id %s)", why, a->mail->id);
     finish(a, &res);
 }
 

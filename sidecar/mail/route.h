@@ -32,7 +32,8 @@ struct route {
     size_t max_recipients;
     void *(*send)(void *self, const struct route_mail *m, route_cb cb,
                   void *arg);               /* a call to cancel */
-    void (*cancel)(void *self, void *call); /* cb will not run */
+    /* cb will not run.  What it was waiting for; NULL: the mail may have left in full. */
+    const char *(*cancel)(void *self, void *call);
 };
 
 #endif

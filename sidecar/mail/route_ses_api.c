@@ -46,12 +46,13 @@ static void *send_mail(void *self, const struct route_mail *m, route_cb cb, void
     return call;
 }
 
-static void cancel_mail(void *self, void *arg)
+static const char *cancel_mail(void *self, void *arg)
 {
     (void)self;
     struct send_call *call = arg;
-    ses_cancel(&call->ses);
+    const char *waited_for = ses_cancel(&call->ses);
     free(call);
+    return waited_for;
 }
 
 struct route route_ses_api(struct ses *ses)

@@ -14,6 +14,7 @@ struct fake_route {
     route_cb cb;
     void *arg;
     int n_sent, n_canceled;
+    const char *waits_for; /* NULL: it may have left */
 };
 
 struct outcome {
@@ -33,10 +34,12 @@ static void *fake_send(void *self, const struct route_mail *m, route_cb cb, void
     return f;
 }
 
-static void fake_cancel(void *self, void *call)
+static const char *fake_cancel(void *self, void *call)
 {
+    struct fake_route *f = self;
     assert_ptr_equal(self, call);
-    ((struct fake_route *)self)->n_canceled++;
+    f->n_canceled++;
+    return f->waits_for;
 }
 
 static struct route route_of(struct fake_route *f)
@@ -128,6 +131,22 @@ TEST(relay, no_answer_in_time_is_unknown_counted_and_never_sent_again)
     assert_int_equal(b.route.n_canceled, 1);
     assert_int_equal(b.route.n_sent, 1);
     assert_true(metric_get(M_AMBIGUOUS, METRIC_NONE) == 1);
+    bench_close(&b);
+}
+
+TEST(relay, what_has_not_left_in_time_is_no_unknown_but_told_what_it_waited_for)
+{
+    struct bench b;
+    bench_open(&b, 30);
+    double n_ambiguous = metric_get(M_AMBIGUOUS, METRIC_NONE);
+    b.route.waits_for = "AWS credentials";
+    relay_submit(b.relay, a_mail(b.dir), on_done, &b.out);
+    LOOP_UNTIL(b.loop, b.out.n == 1);
+    assert_int_equal(b.out.outcome, ROUTE_RETRY);
+    assert_int_equal(b.out.code, 451);
+    assert_non_null(strstr(b.out.text, "not sent: the mail waited for AWS credentials"));
+    assert_true(metric_get(M_AMBIGUOUS, METRIC_NONE) == n_ambiguous);
+    assert_true(metric_get(M_ATTEMPTS, METRIC_L("fake", "retry", "not_sent")) == 1);
     bench_close(&b);
 }
 
