@@ -15,6 +15,7 @@ from collections.abc import Callable
 import pytest
 from support.aws import FakeAws
 from support.gateway import Gateway, SpireIdentity, Upstream
+from support.issued_domain import IssuedDomain
 from support.processes import make_workdir, stage_program
 from support.sidecar import ROLE_ARN, SANITIZERS, SIDECAR_UID, Sidecar, merged
 from support.spire import Spire
@@ -140,6 +141,32 @@ def new_spire(programs, workdir):
 
     yield make
     _end_all([domain.stop for domain in domains])
+
+
+@pytest.fixture
+def new_issuer(workdir):
+    """new_issuer(trust_domain="example.org", **Issuer's settings): a domain whose agent does what the test says."""
+    domains = []
+
+    def make(trust_domain: str = "example.org", **settings) -> IssuedDomain:
+        domains.append(IssuedDomain(workdir(), trust_domain, **settings))
+        return domains[-1]
+
+    yield make
+    _end_all([domain.stop for domain in domains])
+
+
+@pytest.fixture
+def issued_world(new_issuer, new_aws, new_gateway, new_sidecar):
+    """issued_world(config={}, **Issuer's settings): (issuer, aws, gateway, sidecar) in a domain of its own."""
+
+    def make(config: dict | None = None, *, start: bool = True, **settings):
+        domain = new_issuer(**settings)
+        aws = new_aws(domain)
+        gateway = new_gateway(domain, aws, identity=domain.gateway_identity())
+        return domain.issuer, aws, gateway, new_sidecar(domain, gateway, aws, config, start=start)
+
+    return make
 
 
 @pytest.fixture
