@@ -4,9 +4,11 @@
 #include "base/mem.h"
 #include "test.h"
 
+#include <arpa/inet.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #define TICK_MS 10
 
@@ -84,4 +86,20 @@ void loop_free(uv_loop_t **loop)
     }
     *loop = NULL;
     free(l);
+}
+
+int socket_black_hole(uint16_t *port, int fillers[2])
+{
+    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof sa;
+    int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(l, (struct sockaddr *)&sa, sizeof sa), 0);
+    assert_int_equal(listen(l, 0), 0);
+    getsockname(l, (struct sockaddr *)&sa, &len);
+    for (int i = 0; i < 2; i++) {
+        fillers[i] = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        (void)connect(fillers[i], (struct sockaddr *)&sa, sizeof sa);
+    }
+    *port = ntohs(sa.sin_port);
+    return l;
 }

@@ -34,6 +34,10 @@ void loop_run_for(uv_loop_t *loop, uint64_t ms);
 /* Run the loop as long as it has something to do at once (no waiting); at least two turns. */
 void loop_settle(uv_loop_t *loop);
 
+/* A listening socket on loopback that lets nobody in: its backlog is full, so the kernel drops
+ * further SYNs, as a lost host would.  Close all three. */
+int socket_black_hole(uint16_t *port, int fillers[2]);
+
 /* Parts of the macro. */
 uint64_t loop_deadline_ms(uint64_t from_now_ms);
 void loop_step(uv_loop_t *loop, uint64_t deadline_ms, const char *what, const char *file, int line);

@@ -10,6 +10,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- an owner that writes down what happens ---- */
 
@@ -131,6 +132,13 @@ static bool put(struct bed *b, struct str plain)
     bool ok = tls_stream_write(b->s, plain);
     b->in_call = false;
     return ok;
+}
+
+static void resume(struct bed *b)
+{
+    b->in_call = true;
+    tls_stream_read_start(b->s);
+    b->in_call = false;
 }
 
 static bool gateway_got(const struct gateway_conn *c, const char *z)
@@ -314,15 +322,36 @@ TEST(tls_stream, a_gateway_that_does_not_read_bounds_what_is_taken)
     bed_release(&b);
 }
 
+TEST(tls_stream, a_drain_is_told_once_and_only_after_a_refusal)
+{
+    struct bed b;
+    struct gateway_conn *c = bed_connect(&b);
+    gateway_pause(c, true);
+    size_t sum = fill_up(&b, 0, 30000);
+    gateway_pause(c, false);
+    LOOP_UNTIL(b.loop, c->n_got == sum);
+    assert_int_equal(b.n_drained, 1);
+    for (int i = 0; i < 20; i++) {
+        assert_true(put(&b, STR("one more")));
+        loop_settle(b.loop);
+    }
+    gateway_pause(c, true);
+    sum += 160 + fill_up(&b, 0, 30000);
+    gateway_pause(c, false);
+    LOOP_UNTIL(b.loop, c->n_got == sum);
+    assert_int_equal(b.n_drained, 2);
+    bed_release(&b);
+}
+
 /* What the gateway could get rid of while we did not read. */
-static size_t flood(struct bed *b, struct gateway_conn *c)
+static size_t flood(struct bed *b, struct gateway_conn *c, size_t record)
 {
     char chunk[16384];
     size_t sum = 0;
     while (c->out.len == 0) {
-        fill(chunk, sizeof chunk, sum);
-        gateway_write(c, (struct str){chunk, sizeof chunk});
-        sum += sizeof chunk;
+        fill(chunk, record, sum);
+        gateway_write(c, (struct str){chunk, record});
+        sum += record;
         loop_settle(b->loop);
     }
     return sum;
@@ -333,14 +362,12 @@ TEST(tls_stream, a_paused_reader_stops_the_gateway)
     struct bed b;
     struct gateway_conn *c = bed_connect(&b);
     b.stops_after_read = true;
-    size_t before = allocated(), sum = flood(&b, c);
+    size_t before = allocated(), sum = flood(&b, c, 1000); /* some lie read, but not yet told */
     loop_run_for(b.loop, 20);
     assert_int_equal(b.n_reads, 1);
     assert_true(allocated() <= before + 512 * 1024);
     b.stops_after_read = false;
-    b.in_call = true;
-    tls_stream_read_start(b.s);
-    b.in_call = false;
+    resume(&b);
     LOOP_UNTIL(b.loop, b.got.len == sum);
     assert_pattern(buf_str(&b.got));
     gateway_close_notify(c);
@@ -353,9 +380,9 @@ TEST(tls_stream, pausing_after_each_read_loses_nothing)
     struct bed b;
     struct gateway_conn *c = bed_connect(&b);
     b.stops_after_read = true;
-    size_t sum = flood(&b, c);
+    size_t sum = flood(&b, c, 16384);
     gateway_close_notify(c);
-    LOOP_UNTIL(b.loop, (tls_stream_read_start(b.s), b.n_ended == 1));
+    LOOP_UNTIL(b.loop, (resume(&b), b.n_ended == 1));
     assert_int_equal(b.end.cause, END_CLEAN);
     assert_int_equal(b.got.len, sum);
     assert_pattern(buf_str(&b.got));
@@ -402,7 +429,7 @@ TEST(tls_stream, key_updates_without_end_do_not_fill_our_memory)
     gateway_pause(c, true); /* it asks and never reads the answers */
     size_t sum = fill_up(&b, 0, 30000);
     size_t before = allocated();
-    for (int i = 0; i < 8000 && b.n_ended == 0; i++) {
+    for (int i = 0; i < 12000 && b.n_ended == 0; i++) {
         gateway_key_update(c);
         if (i % 100 == 0)
             loop_settle(b.loop);
@@ -508,6 +535,36 @@ TEST(tls_stream, nobody_listens)
     bed_open(&b);
     LOOP_UNTIL(b.loop, b.n_ended == 1);
     assert_int_equal(b.end.cause, END_REFUSED);
+    bed_release(&b);
+}
+
+TEST(tls_stream, an_address_that_does_not_answer)
+{
+    struct bed b;
+    int fillers[2];
+    uint16_t port;
+    bed_init(&b);
+    int l = socket_black_hole(&port, fillers);
+    b.target = mesh_target(&b.mesh, port);
+    b.target.connect_timeout_ms = 100;
+    bed_open(&b);
+    LOOP_UNTIL_WITHIN(b.loop, b.n_ended == 1, 4000);
+    assert_int_equal(b.end.cause, END_CONNECT_TIMEOUT);
+    bed_release(&b);
+    close(l);
+    close(fillers[0]);
+    close(fillers[1]);
+}
+
+TEST(tls_stream, an_address_without_a_route)
+{
+    struct bed b;
+    bed_init(&b);
+    b.target = mesh_target(&b.mesh, 9443);
+    b.target.host = "224.0.0.1"; /* multicast: no TCP */
+    bed_open(&b);
+    LOOP_UNTIL(b.loop, b.n_ended == 1);
+    assert_int_equal(b.end.cause, END_CONNECT);
     bed_release(&b);
 }
 
@@ -893,6 +950,22 @@ TEST(tls_stream, a_redaction_cuts_an_open_stream)
     assert_true(put(&b, STR("never sent")));
     mesh_redact(&b.mesh);
     expect_gone(&b, c, "taken back");
+}
+
+TEST(tls_stream, a_redaction_drops_what_is_queued)
+{
+    struct bed b;
+    struct gateway_conn *c = bed_connect(&b);
+    gateway_pause(c, true);
+    size_t sum = fill_up(&b, 0, 30000);
+    mesh_redact(&b.mesh);
+    recheck(&b);
+    LOOP_UNTIL(b.loop, b.n_ended == 1);
+    gateway_pause(c, false);
+    LOOP_UNTIL(b.loop, c->has_eof || c->has_reset);
+    assert_true(c->n_got + 60000 < sum); /* neither ours nor the sys/stream's queue */
+    assert_false(c->has_close_notify);
+    bed_release(&b);
 }
 
 TEST(tls_stream, another_identity_instead_of_ours_cuts_it)
