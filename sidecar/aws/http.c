@@ -420,19 +420,22 @@ static bool is_safe_text(const char *z)
     return true;
 }
 
-static void add_header(struct http_call *call, const char *name, const char *value)
+static void append_header(struct http_call *call, const char *line)
 {
-    AUTO_FREE char *line = xasprintf("%s: %s", name, value);
     call->headers = curl_slist_append(call->headers, line);
-    call->header_len += strlen(line) + 2;
     CHECK(call->headers != NULL);
 }
 
-/* "Name:" keeps libcurl from adding its own. */
-static void suppress_header(struct http_call *call, const char *line)
+static void add_header(struct http_call *call, const char *name, const char *value)
 {
-    call->headers = curl_slist_append(call->headers, line);
-    CHECK(call->headers != NULL);
+    size_t name_len = strlen(name), value_len = strlen(value), len = name_len + 2 + value_len;
+    char *line = xcalloc(len + 1, 1);
+    memcpy(line, name, name_len);
+    memcpy(line + name_len, ": ", 2);
+    memcpy(line + name_len + 2, value, value_len);
+    append_header(call, line);
+    call->header_len += len + 2;
+    wiping_free(line); /* a session token may be in it */
 }
 
 static bool copy_headers(struct http_call *call, const struct http_request *r)
@@ -445,10 +448,10 @@ static bool copy_headers(struct http_call *call, const struct http_request *r)
         if (ok)
             add_header(call, r->headers[i].name, r->headers[i].value);
     }
-    suppress_header(call, "Expect:");
-    suppress_header(call, "Accept:");
+    append_header(call, "Expect:"); /* an empty value keeps libcurl from adding its own */
+    append_header(call, "Accept:");
     if (!has_type)
-        suppress_header(call, "Content-Type:");
+        append_header(call, "Content-Type:");
     return ok;
 }
 
@@ -691,6 +694,8 @@ static void finish(struct http_call *call, CURLcode code)
     h->depth++;
     fill_response(call, code);
     detach(call);
+    if (call->r.outcome == HTTP_ANSWERED)
+        tunnel_request_done(call->tunnel, call->name);
     start_waiting(h);
     call->cb(call->arg, &call->r);
     call_free(call);

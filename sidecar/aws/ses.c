@@ -7,6 +7,7 @@
 
 #include "aws/sigv4.h"
 #include "base/mem.h"
+#include "base/secret.h"
 #include "core/base64.h"
 #include "sys/timer.h"
 
@@ -38,6 +39,8 @@ struct ses {
     uv_loop_t *loop;
     EVP_MD *sha256;
     int64_t clock_offset_ms; /* AWS's clock less ours, once it has told us */
+    struct sigv4_key key;    /* derived from key_of */
+    struct aws_credentials *key_of;
 };
 
 /* The request body, piece by piece. */
@@ -97,6 +100,8 @@ void ses_free(struct ses **s)
     if (*s == NULL)
         return;
     EVP_MD_free((*s)->sha256);
+    secret_wipe(&(*s)->key, sizeof(*s)->key);
+    aws_credentials_unref(&(*s)->key_of);
     free(*s);
     *s = NULL;
 }
@@ -330,6 +335,16 @@ static void on_response(void *arg, const struct http_response *r)
         finish(c, &v);
 }
 
+static struct sigv4_key *key_for(struct ses *s, struct aws_credentials *credentials)
+{
+    if (s->key_of != credentials) {
+        secret_wipe(&s->key, sizeof s->key);
+        aws_credentials_unref(&s->key_of);
+        s->key_of = aws_credentials_ref(credentials);
+    }
+    return &s->key;
+}
+
 static bool sign(struct ses_call *c, const struct http_header *headers, size_t n_headers,
                  int64_t now_ms, struct buf *authorization, struct err *e)
 {
@@ -345,7 +360,8 @@ static bool sign(struct ses_call *c, const struct http_header *headers, size_t n
                                           .body_sha256 = c->sha256,
                                           .normalize_path = true};
     const struct sigv4_credentials keys = {c->credentials->access_key_id,
-                                           c->credentials->secret_access_key};
+                                           c->credentials->secret_access_key,
+                                           key_for(c->ses, c->credentials)};
     const struct sigv4_scope scope = {
         .region = c->ses->cfg.region, .service = "ses", .wall_ms = now_ms};
     return sigv4_sign(&request, &keys, &scope, authorization, NULL, NULL, e);

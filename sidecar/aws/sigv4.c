@@ -258,23 +258,35 @@ static void hmac(const void *key, size_t key_len, struct str text, unsigned char
           NULL);
 }
 
-static void derive_signature(const struct sigv4_credentials *c, const struct sigv4_scope *s,
-                             const char *date, struct str string_to_sign,
-                             char out[SIGV4_SHA256_HEX])
+static void derive_key(const struct sigv4_credentials *c, const struct sigv4_scope *s,
+                       const char *date, unsigned char out[32])
 {
     struct buf secret;
     buf_init(&secret, 1024);
     CHECK(buf_printf(&secret, "AWS4%s", c->secret_access_key));
-    unsigned char key[32], next[32];
-    hmac(secret.p, secret.len, (struct str){date, DATE_LEN}, key);
+    unsigned char key[32];
+    hmac(secret.p, secret.len, (struct str){date, DATE_LEN}, out);
     buf_release_secret(&secret);
-    hmac(key, sizeof key, str_from(s->region), next);
-    hmac(next, sizeof next, str_from(s->service), key);
-    hmac(key, sizeof key, STR("aws4_request"), next);
-    hmac(next, sizeof next, string_to_sign, key);
-    format_hex(key, out);
+    hmac(out, 32, str_from(s->region), key);
+    hmac(key, sizeof key, str_from(s->service), out);
+    hmac(out, 32, STR("aws4_request"), key);
+    memcpy(out, key, sizeof key);
     secret_wipe(key, sizeof key);
-    secret_wipe(next, sizeof next);
+}
+
+static void derive_signature(const struct sigv4_credentials *c, const struct sigv4_scope *s,
+                             const char *date, struct str string_to_sign,
+                             char out[SIGV4_SHA256_HEX])
+{
+    struct sigv4_key once = {0}, *key = c->key != NULL ? c->key : &once;
+    unsigned char signature[32];
+    if (memcmp(key->date, date, DATE_LEN) != 0) {
+        derive_key(c, s, date, key->bytes);
+        memcpy(key->date, date, DATE_LEN);
+    }
+    hmac(key->bytes, sizeof key->bytes, string_to_sign, signature);
+    format_hex(signature, out);
+    secret_wipe(&once, sizeof once);
 }
 
 static const char *find_header(const struct sigv4_request *r, const char *name)

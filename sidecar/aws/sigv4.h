@@ -22,8 +22,16 @@ struct sigv4_request {
     bool normalize_path;      /* every service but S3: dot segments and double slashes removed, encoded twice */
 };
 
+/* What the secret key becomes for one day, region and service: kept by the caller from one signature to the next,
+ * zeroed with each new secret key, and a secret itself. */
+struct sigv4_key {
+    char date[9];
+    unsigned char bytes[32];
+};
+
 struct sigv4_credentials {
     const char *access_key_id, *secret_access_key; /* a session token is a header of its own */
+    struct sigv4_key *key;                         /* NULL: derived anew each time */
 };
 
 struct sigv4_scope {

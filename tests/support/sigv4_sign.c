@@ -46,7 +46,7 @@ static json_t *sign(const json_t *line)
         .normalize_path = json_is_true(json_object_get(line, "normalize_path")),
     };
     const struct sigv4_credentials key = {text_of(line, "access_key_id"),
-                                          text_of(line, "secret_access_key")};
+                                          text_of(line, "secret_access_key"), NULL};
     const struct sigv4_scope scope = {text_of(line, "region"), text_of(line, "service"),
                                       json_integer_value(json_object_get(line, "wall_ms"))};
     struct buf authorization, canonical;

@@ -314,7 +314,7 @@ static void check_signature(const char *key, const char *secret, int64_t wall_ms
                                     .n_headers = ARRAY_LEN(headers),
                                     .body_sha256 = hash,
                                     .normalize_path = true};
-    const struct sigv4_credentials c = {key, secret};
+    const struct sigv4_credentials c = {key, secret, NULL};
     const struct sigv4_scope s = {"eu-central-1", "ses", wall_ms};
     struct buf authorization;
     struct err e;

@@ -20,8 +20,8 @@
     "7WZ0wq5VSXDvp75YU9HFvlRd8Tx6q6fE8YQcHNVXAkiY9q6d+xo0rKwT38xVqr7ZD0u0iPPkUL64lIZbqBAz+scqKmlz" \
     "m8FDrypNC9Yjc8fPOLn9FX9KSYvKTr4rvx3iSIlTJabIQwj2ICCR/oLxBA=="
 
-static const struct sigv4_credentials suite_key = {"AKIDEXAMPLE",
-                                                   "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"};
+static const struct sigv4_credentials suite_key = {
+    "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", NULL};
 
 struct example {
     const char *method, *path, *query;
@@ -190,6 +190,38 @@ TEST(sigv4, canonical_form_sorts_encodes_and_stays_below_the_root)
     }
 }
 
+static void sign_vanilla(const struct sigv4_credentials *c, const struct sigv4_scope *s,
+                         const char *date, struct buf *out)
+{
+    struct sigv4_header headers[8];
+    struct sigv4_request r = as_request(&examples[0], headers);
+    struct err e;
+    headers[0].value = date;
+    buf_clear(out);
+    assert_true(sigv4_sign(&r, c, s, out, NULL, NULL, &e));
+}
+
+TEST(sigv4, a_kept_key_signs_alike_for_its_day_and_is_renewed_on_the_next)
+{
+    struct sigv4_key kept = {0};
+    const struct sigv4_credentials keeps = {suite_key.access_key_id, suite_key.secret_access_key,
+                                            &kept};
+    struct sigv4_scope s = suite_scope;
+    struct buf a, b;
+    buf_init(&a, 4096);
+    buf_init(&b, 4096);
+    for (int hour = 0; hour < 72; hour++, s.wall_ms += 3600000) {
+        char date[17];
+        sigv4_date(date, s.wall_ms);
+        sign_vanilla(&suite_key, &s, date, &a);
+        sign_vanilla(&keeps, &s, date, &b);
+        assert_string_equal(buf_cstr(&a), buf_cstr(&b));
+        assert_memory_equal(kept.date, date, 8);
+    }
+    buf_release(&a);
+    buf_release(&b);
+}
+
 static enum err_code refusal(const struct sigv4_request *r, const struct sigv4_credentials *c,
                              size_t room)
 {
@@ -245,7 +277,7 @@ TEST(sigv4, refuses_what_is_too_large)
     r.n_headers = 1;
     assert_int_equal(refusal(&r, &suite_key, 4096), ERR_LIMIT);
     r = as_request(&examples[0], headers);
-    struct sigv4_credentials key = {"AKIDEXAMPLE", longish};
+    struct sigv4_credentials key = {"AKIDEXAMPLE", longish, NULL};
     assert_int_equal(refusal(&r, &key, 4096), ERR_LIMIT);
 }
 
