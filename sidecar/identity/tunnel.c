@@ -31,7 +31,7 @@
 #define IDLE_MS          1000u
 #define MAX_AGE_MS       3600000u
 #define MAX_STREAMS      4u
-#define FLUSH_TIMEOUT_MS 2000u
+#define FLUSH_TIMEOUT_MS 1000u
 #define REPEAT_WINDOW_MS 60000u
 
 enum link_state { LINK_DIALLING, LINK_OPEN, LINK_RETIRING, LINK_CLOSING, LINK_STATE_COUNT };
@@ -284,7 +284,12 @@ static void hold(struct buf *held, struct str bytes)
 static void on_local_read(void *arg, struct str bytes)
 {
     struct link *l = arg;
+    struct tunnel *t = l->t;
     if (l->state != LINK_OPEN)
+        return;
+    /* a new request: timers stand still in a suspended machine, so the clock is asked */
+    if (!l->was_up_last && tls_stream_is_expired(l->far, t->clock) &&
+        !tls_stream_recheck(l->far, t->store, t->clock))
         return;
     note_byte(l, true);
     if (tls_stream_write(l->far, bytes)) {
@@ -393,6 +398,20 @@ static void link_retire(struct link *l, uint64_t now)
     stream_read_stop(l->local); /* what comes now stays unread: the client sees a reset */
     tls_stream_abort(l->far, is_old_age ? END_IDLE_TIMEOUT : END_ROTATED,
                      is_old_age ? "retired by age" : "");
+}
+
+void tunnel_request_done(struct tunnel *t, const char *client_name)
+{
+    uint64_t now = now_ms(t);
+    LIST_EACH(it, &t->links)
+    {
+        struct link *l = CONTAINER_OF(it, struct link, item);
+        if (strcmp(l->name, client_name) != 0 || l->state != LINK_OPEN)
+            continue;
+        if (!l->is_far_over && l->held_down.len == 0 && is_due(l, now))
+            link_retire(l, now);
+        return;
+    }
 }
 
 static bool has_hung_up(const struct link *l)

@@ -99,6 +99,21 @@ def test_svids_of_30_s_under_load_for_3_minutes_without_a_failed_mail(world):
     assert len(aws.mails) == traffic.sent
 
 
+def test_svids_of_10_s_under_sessions_without_a_pause_and_without_a_failed_mail(world):
+    """A connection that is never idle must not be kept until its SVID ends under it."""
+    _, aws, _, sidecar = world(x509_svid_ttl="10s", jwt_svid_ttl="10s")
+    sidecar.wait_ready()
+    until = time.monotonic() + 30
+    with Traffic(sidecar, pause_s=0) as one, Traffic(sidecar, pause_s=0) as two:
+        while time.monotonic() < until:
+            one.wait_for_more(20)
+            two.wait_for_more(20)
+    assert one.failures + two.failures == []
+    assert len(aws.mails) == one.sent + two.sent
+    assert sidecar.events("gateway.closed", cause="identity_gone") == []  # each was given up in time, between two mails
+    assert len(sidecar.events("gateway.closed", cause="rotated")) >= 2
+
+
 def test_forced_rotation_of_the_ca_without_a_failed_mail(world):
     domain, aws, _, sidecar = world()
     sidecar.wait_ready()

@@ -57,6 +57,12 @@ bool tunnel_client_name_from_fd(int fd, char *out, size_t cap)
     return out[0] != '\0';
 }
 
+void tunnel_request_done(struct tunnel *t, const char *client_name)
+{
+    (void)t;
+    (void)client_name;
+}
+
 void tunnel_peer_info(const struct tunnel *t, const char *client_name, struct tunnel_peer_info *out)
 {
     (void)t;
