@@ -64,9 +64,6 @@ struct op {
     struct workload_rpc *rpc;
     void (*decode)(struct workload_rpc *r); /* completion-queue thread; NULL: nothing to do */
     bool is_pending;                        /* loop */
-    /* libgrpc orders op_start() before the completion; this says so to ThreadSanitizer, which
-     * cannot see into it. */
-    atomic_bool is_armed;
 };
 
 struct workload_grpc {
@@ -76,6 +73,9 @@ struct workload_grpc {
     struct inbox_msg last; /* posted by the thread as the last thing it does */
     char *target;
     unsigned n_rpcs;
+    /* libgrpc orders op_start() before the completion; this says so to ThreadSanitizer, which
+     * cannot see into it. */
+    atomic_uint n_started;
     void (*stop_cb)(void *arg);
     void *stop_arg;
 };
@@ -188,7 +188,7 @@ static void run_completion_queue(void *arg)
         if (ev.type != GRPC_OP_COMPLETE)
             continue;
         struct op *op = ev.tag;
-        CHECK(atomic_exchange_explicit(&op->is_armed, false, memory_order_acquire));
+        (void)atomic_load_explicit(&g->n_started, memory_order_acquire);
         if (op->decode != NULL)
             op->decode(op->rpc);
         inbox_post(g->inbox, &op->msg);
@@ -246,7 +246,7 @@ void workload_grpc_free(struct workload_grpc **pg)
 static void op_start(struct op *op, const grpc_op *ops, size_t n)
 {
     op->is_pending = true;
-    atomic_store_explicit(&op->is_armed, true, memory_order_release);
+    (void)atomic_fetch_add_explicit(&op->rpc->g->n_started, 1, memory_order_release);
     CHECK(grpc_call_start_batch(op->rpc->call, ops, n, op, NULL) == GRPC_CALL_OK);
 }
 
