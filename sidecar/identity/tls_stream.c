@@ -25,7 +25,7 @@
 #define PLAIN_IN_BYTES       65536u
 #define CONNECT_TIMEOUT_MS   5000u
 #define HANDSHAKE_TIMEOUT_MS 10000u
-#define CLOSE_TIMEOUT_MS     2000u
+#define CLOSE_TIMEOUT_MS     1000u
 #define REPEAT_WINDOW_MS     60000u
 #define ALERT_REASON_OFFSET  1000 /* SSL_AD_REASON_OFFSET: reason of a received alert */
 
@@ -154,11 +154,6 @@ static BIO *bio_new(struct tls_stream *s)
 
 /* ---- why it ended ---- */
 
-static bool is_wrong_version(int reason)
-{
-    return reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_UNSUPPORTED_PROTOCOL;
-}
-
 /* What the last SSL call failed with; END_NONE if it only waits.  Alerts that were received have
  * reasons of 1000 + their number. */
 static struct verdict judge_ssl(const struct tls_stream *s, int rc)
@@ -181,7 +176,7 @@ static struct verdict judge_ssl(const struct tls_stream *s, int rc)
         text = NULL;
     } else {
         v.cause = END_NOT_TLS;
-        text = is_wrong_version(reason) ? "it speaks TLS 1.2 or older" : text;
+        text = reason == SSL_R_UNSUPPORTED_PROTOCOL ? "it speaks TLS 1.2 or older" : text;
     }
     str_copy(v.detail, sizeof v.detail, str_from(text));
     ERR_clear_error();
@@ -687,10 +682,18 @@ static bool is_still_good(struct tls_stream *s, const struct svid_store *store,
     return s->state != ST_OPEN || tls_peer_still_trusted(s->ssl, set, now, e);
 }
 
-void tls_stream_recheck(struct tls_stream *s, const struct svid_store *store,
+bool tls_stream_recheck(struct tls_stream *s, const struct svid_store *store,
                         const struct clock *clock)
 {
     struct err e;
     if (is_in(s, IN_LIVE) && !is_still_good(s, store, clock, &e))
         tls_end(s, END_IDENTITY_GONE, 0, e.msg);
+    return is_in(s, IN_LIVE);
+}
+
+bool tls_stream_is_expired(const struct tls_stream *s, const struct clock *clock)
+{
+    int64_t now = clock_wall_ms(clock);
+    return now >= tls_context_svid(s->ctx)->not_after_ms ||
+           (s->end.was_open && now >= s->peer.not_after_ms);
 }

@@ -57,9 +57,12 @@ void tls_stream_close(struct tls_stream **s);
 
 const struct tls_peer *tls_stream_peer(const struct tls_stream *s);
 struct tls_context *tls_stream_context(const struct tls_stream *s);
-/* Re-judge an open stream against the store's current state (own SVID redacted or expired, peer's
- * bundle or chain gone or expired): aborts with END_IDENTITY_GONE if it may not live on. */
-void tls_stream_recheck(struct tls_stream *s, const struct svid_store *store,
+/* Re-judge a stream against the store's current state (own SVID redacted or expired, peer's bundle
+ * or chain gone or expired): ends it with END_IDENTITY_GONE if it may not live on.  Costs a chain
+ * verification.  false: it has ended, now or before. */
+bool tls_stream_recheck(struct tls_stream *s, const struct svid_store *store,
                         const struct clock *clock);
+/* Has our leaf or the peer's expired by the clock?  Cheap: for each use (D16). */
+bool tls_stream_is_expired(const struct tls_stream *s, const struct clock *clock);
 
 #endif

@@ -9,12 +9,14 @@
 #include "sys/timer.h"
 
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #define READ_BUFFER_BYTES 65536
 #define LINGER_MS         1000u
-#define KEEPALIVE_S       60u
+#define KEEPALIVE_S       30u
+#define USER_TIMEOUT_MS   30000
 #define MIN_ATTEMPT_MS    100u
 
 enum stream_state {
@@ -504,6 +506,8 @@ static void stream_opened(struct stream *s)
     stream_move(s, ST_OPEN);
     uv_tcp_nodelay(&s->uv.tcp, 1);
     uv_tcp_keepalive(&s->uv.tcp, 1, KEEPALIVE_S);
+    int ms = USER_TIMEOUT_MS; /* a peer that vanished: minutes of retransmissions otherwise */
+    setsockopt(stream_fd(s), IPPROTO_TCP, TCP_USER_TIMEOUT, &ms, sizeof ms);
     if (s->wants_read)
         stream_read_start(s);
     flush(s);

@@ -707,6 +707,74 @@ TEST(tunnel, a_lost_bundle_cuts_every_stream)
     bed_release(&b);
 }
 
+TEST(tunnel, a_request_that_is_done_lets_an_old_stream_go_at_once)
+{
+    struct bed b;
+    struct client c;
+    bed_init(&b);
+    bed_start(&b, (struct gateway_config){0});
+    struct gateway_conn *g = bed_dial(&b, &c);
+    client_write(&c, "ask");
+    LOOP_UNTIL(b.loop, g->n_got == 3);
+    tunnel_request_done(b.t, c.name); /* nothing newer: it stays */
+    tunnel_request_done(b.t, "00ff");
+    loop_run_for(b.loop, 20);
+    expect_cause(&b, &c, END_NONE);
+    mesh_publish(&b.mesh, (struct mesh_offer){0});
+    gateway_write(g, STR("answer"));
+    LOOP_UNTIL(b.loop, client_got(&c, "answer"));
+    uint64_t begin = uv_hrtime();
+    tunnel_request_done(b.t, c.name);
+    LOOP_UNTIL(b.loop, client_read(&c));
+    assert_true(uv_hrtime() - begin < 700u * 1000000);
+    expect_cause(&b, &c, END_ROTATED);
+    tunnel_request_done(b.t, c.name); /* it is gone */
+    LOOP_UNTIL(b.loop, g->has_close_notify);
+    client_release(&c);
+    bed_release(&b);
+}
+
+static void move_clock_behind(struct bed *b, enum stream_end_cause cause)
+{
+    struct client c;
+    struct gateway_conn *g = bed_dial(b, &c);
+    client_write(&c, "ask");
+    LOOP_UNTIL(b->loop, g->n_got == 3);
+    gateway_write(g, STR("answer"));
+    LOOP_UNTIL(b->loop, client_got(&c, "answer"));
+    b->mesh.wall_shift_ms = 3601000; /* a suspended machine wakes up: no timer has run */
+    client_write(&c, "ask again");
+    LOOP_UNTIL_WITHIN(b->loop, client_read(&c), 5000);
+    expect_cause(b, &c, cause);
+    assert_int_equal(g->n_got, 3);
+    assert_int_equal(info(b, &c).bytes_up, 3);
+    client_release(&c);
+}
+
+TEST(tunnel, our_expiry_is_seen_at_the_next_request)
+{
+    struct bed b;
+    bed_init(&b);
+    int64_t soon = clock_wall_ms(&b.mesh.clock) + 3600000;
+    mesh_publish(&b.mesh, (struct mesh_offer){.not_after_ms = soon});
+    bed_start(&b, (struct gateway_config){0});
+    move_clock_behind(&b, END_IDENTITY_GONE);
+    bed_release(&b);
+}
+
+TEST(tunnel, the_gateways_expiry_is_seen_at_the_next_request)
+{
+    struct bed b;
+    bed_init(&b);
+    struct cert_spec spec = certs_leaf_spec(MESH_GATEWAY);
+    spec.not_after_s = clock_wall_ms(&b.mesh.clock) / 1000 + 3600;
+    struct cert brief = certs_issue(&spec, &b.mesh.ca);
+    bed_start(&b, (struct gateway_config){.leaf = &brief});
+    move_clock_behind(&b, END_IDENTITY_GONE);
+    bed_release(&b);
+    certs_release(&brief);
+}
+
 TEST(tunnel, an_old_stream_is_retired_when_idle)
 {
     struct bed b;
