@@ -317,7 +317,8 @@ static int on_prereq(void *arg, char *remote_ip, char *local_ip, int remote_port
     struct tunnel_peer_info info;
     memcpy(call->name, call->slot->name, sizeof call->name);
     tunnel_peer_info(call->tunnel, call->name, &info);
-    call->up_before = info.bytes_up;
+    /* a new connection may not be accepted yet, and its name may have been another's */
+    call->up_before = call->r.is_new_connection && !call->is_https ? 0 : info.bytes_up;
     call->r.connect_us = clock_mono_us() - call->started_us;
     return CURL_PREREQFUNC_OK;
 }
@@ -548,6 +549,10 @@ static bool has_left(const struct http_call *call, const struct tunnel_peer_info
         return false;
     /* an ended stream sends nothing more; a live one may hold bytes that it has not counted */
     bool is_final = info->is_known && info->end.cause != END_NONE;
+    /* A complaint about our certificate ends the handshake: no gateway reads a request before it. */
+    if (is_final && info->end.cause == END_ALERT && info->end.err.code == ERR_DENIED &&
+        info->bytes_down == 0)
+        return false;
     return !is_final || info->bytes_up - call->up_before >= call->header_len + call->body_len;
 }
 
