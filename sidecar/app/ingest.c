@@ -71,7 +71,7 @@ static void on_mail(void *arg, const struct mail *m, struct smtp_reply *refusal)
     else if (!policy_allows_sender(&in->cfg.policy, &m->from))
         smtp_reply_set(refusal, 550, "5.7.1", "Sender <%s> is not in policy.senders", m->from.text);
     else if (!has_identities(in, &e))
-        smtp_reply_set(refusal, 451, "4.7.0", "No identity to send with: %s", e.msg);
+        smtp_reply_set(refusal, 451, "4.7.0", "Not ready to send: %s", e.msg);
 }
 
 static void on_rcpt(void *arg, const struct mail *m, const struct mail_path *to,

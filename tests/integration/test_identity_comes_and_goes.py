@@ -35,7 +35,7 @@ def test_agent_started_after_the_sidecar(new_spire, new_aws, new_gateway, new_si
     waiting = sidecar.wait_for_event("workload_api.waiting")
     assert "agent.sock" in waiting["error"]
     code, text = send(sidecar)
-    assert code == 451 and text.startswith("4.7.0 No identity to send with")
+    assert code == 451 and text.startswith("4.7.0 Not ready to send")
     assert sidecar.cli("health").returncode == 0
     assert sidecar.cli("health", "--ready").returncode == 1
     domain.start_agent()

@@ -349,7 +349,8 @@ class Gateway:
         if is_tls:
             cluster["transport_socket"] = _extension(
                 "envoy.transport_sockets.tls", "extensions.transport_sockets.tls.v3.UpstreamTlsContext",
-                sni=upstream.host, common_tls_context={"validation_context": {
+                sni=upstream.host, common_tls_context={"tls_params": {"tls_maximum_protocol_version": "TLSv1_3"},
+                                                       "validation_context": {
                     "trusted_ca": {"inline_string": self._upstream_ca()},
                     "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": upstream.host}}]}})
         return cluster

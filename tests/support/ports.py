@@ -18,8 +18,8 @@ _held = {}
 
 def free_port() -> int:
     """A TCP port on 127.0.0.1 and [::1], reserved for this process among all runs of the tests."""
-    directory = os.path.join(tempfile.gettempdir(), "svidmail-ports")
-    os.makedirs(directory, mode=0o777, exist_ok=True)
+    directory = os.path.join(tempfile.gettempdir(), f"svidmail-ports-{os.getuid()}")  # another user's is closed to us
+    os.makedirs(directory, exist_ok=True)
     for port in random.SystemRandom().sample(range(FIRST, LAST), 2000):
         if port in _held:
             continue

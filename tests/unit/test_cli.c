@@ -676,7 +676,7 @@ TEST(cli, send_passes_a_file_on_with_crlf_and_stuffed_dots)
 
 TEST(cli, send_fails_at_the_step_that_is_refused)
 {
-    static const char *const refusals[] = {"451 4.7.0 No identity to send with: \033[2J\r\n",
+    static const char *const refusals[] = {"451 4.7.0 Not ready to send: \033[2J\r\n",
                                            "550 5.7.1 no\r\n"};
     for (size_t step = 0; step < 5; step++) {
         for (size_t i = 0; i < ARRAY_LEN(refusals); i++) {
