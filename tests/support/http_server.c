@@ -309,7 +309,8 @@ void http_server_resume(struct http_server *s)
         if (c->s != s || uv_is_closing((uv_handle_t *)&c->pipe))
             continue;
         c->step = &just_read;
-        CHECK(uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read) == 0);
+        int rc = uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read);
+        CHECK(rc == 0 || rc == UV_EALREADY); /* it may not have come to its pause yet */
     }
 }
 
