@@ -442,52 +442,47 @@ TEST(smtp_parser, bodies_of_bare_lf_leave_in_few_events)
     buf_release(&in);
 }
 
-/* A second, slower reading of the rules, over the whole text at once.  False: no end in it. */
-static bool model(struct str text, bool refuse_bare_lf, struct buf *want)
+static bool is_crlf_at(const char *at, const char *stop)
+{
+    return at[0] == '\r' && at + 1 < stop && at[1] == '\n';
+}
+
+static const char *defect_at(const char *at, const char *stop, bool refuse_bare_lf)
+{
+    if (at[0] == '\r' && !is_crlf_at(at, stop))
+        return "cr";
+    if (at[0] == '\0')
+        return "nul";
+    return at[0] == '\n' && refuse_bare_lf ? "lf" : NULL;
+}
+
+/* A second, slower reading of the rules, over the whole text at once; there is an end in it. */
+static void model(struct str text, bool refuse_bare_lf, struct buf *want)
 {
     char t[64] = "\r\n";
     memcpy(t + 2, text.p, text.len);
-    size_t len = text.len + 2;
-    const char *end = memmem(t, len, "\r\n.\r\n", 5);
-    if (end == NULL)
-        return false;
-    const char *at = t + 2, *stop = end + 2;
-    bool had_lf = false, is_behind_lf = false;
-    size_t n_body = 0;
-    const char *defect = NULL;
+    const char *at = t + 2, *stop = memmem(t, text.len + 2, "\r\n.\r\n", 5), *defect = NULL;
+    assert_non_null(stop);
+    bool had_lf = false, is_behind_lf = false, is_line_start = true;
     struct buf body;
     buf_init(&body, 256);
-    while (at < stop && defect == NULL) {
-        bool is_lone = at + 1 < stop && at[0] == '.' && at[1] == '\n';
-        if (at[0] == '.' && (is_behind_lf ? at + 1 < stop && at[1] == '.' : !is_lone))
+    for (stop += 2; at < stop; at++) {
+        if (is_line_start && at[0] == '.' && (is_behind_lf ? at[1] == '.' : at[1] != '\n'))
             at++;
-        for (;; at++) {
-            bool is_crlf = at[0] == '\r' && at + 1 < stop && at[1] == '\n';
-            if (at[0] == '\r' && !is_crlf)
-                defect = "cr";
-            else if (at[0] == '\0')
-                defect = "nul";
-            had_lf |= defect == NULL && at[0] == '\n';
-            if (defect == NULL && at[0] == '\n' && refuse_bare_lf)
-                defect = "lf";
-            if (defect != NULL)
-                break;
-            is_behind_lf = at[0] == '\n';
-            assert_true(buf_append(&body, is_crlf || is_behind_lf ? "\r\n" : at,
-                                   is_crlf || is_behind_lf ? 2 : 1));
-            if (is_crlf || is_behind_lf) {
-                at += is_crlf ? 2 : 1;
-                break;
-            }
-        }
+        had_lf |= at[0] == '\n';
+        defect = defect_at(at, stop, refuse_bare_lf);
+        if (defect != NULL)
+            break;
+        is_behind_lf = at[0] == '\n';
+        at += is_crlf_at(at, stop);
+        is_line_start = at[0] == '\n';
+        assert_true(buf_append_str(&body, is_line_start ? STR("\r\n") : (struct str){at, 1}));
     }
-    n_body = body.len;
-    assert_true(buf_append_str(want, n_body > 0 ? STR("DATA<> BODY<") : STR("DATA<> ")));
+    assert_true(buf_append_str(want, body.len > 0 ? STR("DATA<> BODY<") : STR("DATA<> ")));
     log_escaped(want, buf_str(&body));
-    assert_true(buf_printf(want, "%sEND<%s%s> ", n_body > 0 ? "> " : "",
+    assert_true(buf_printf(want, "%sEND<%s%s> ", body.len > 0 ? "> " : "",
                            defect == NULL ? "ok" : defect, had_lf ? "+lf" : ""));
     buf_release(&body);
-    return true;
 }
 
 /* Puts the n-th text of `len` letters over the alphabet into out. */
@@ -500,7 +495,7 @@ static void nth_text(char *out, size_t len, size_t n)
 
 TEST(smtp_parser, agrees_with_a_second_reading_of_the_rules_on_every_short_text)
 {
-    size_t n_texts = 1, n_with_end = 0;
+    size_t n_texts = 1;
     for (size_t len = 0; len <= 6; len++, n_texts *= 5)
         for (size_t n = 0; n < n_texts * 2; n++) {
             char in[32] = "DATA\r\n";
@@ -510,8 +505,7 @@ TEST(smtp_parser, agrees_with_a_second_reading_of_the_rules_on_every_short_text)
             struct buf want;
             buf_init(&want, 1024);
             struct str text = {in + 6, len + 5};
-            assert_true(model(text, refuse, &want));
-            n_with_end += memmem(in + 4, len + 2, "\r\n.\r\n", 5) != NULL;
+            model(text, refuse, &want);
             char *whole = run((struct str){in, len + 11}, refuse, 100, 100);
             char *bytes = run((struct str){in, len + 11}, refuse, 1, 1);
             if (strncmp(whole, buf_cstr(&want), want.len) != 0 || strcmp(whole, bytes) != 0)
@@ -520,7 +514,6 @@ TEST(smtp_parser, agrees_with_a_second_reading_of_the_rules_on_every_short_text)
             free(bytes);
             buf_release(&want);
         }
-    assert_true(n_with_end > 100);
 }
 
 TEST(smtp_parser, a_mail_full_of_line_tricks_costs_no_more_than_linear_time)
