@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* credentials: temporary AWS credentials: one set in use, renewed ahead (50-80 % of its life, jittered), the old one
- * used until it expires.  Where they come from is a source (STS web identity; Roles Anywhere later).
- * Layer: aws.  Thread: loop. */
+/* credentials: temporary AWS credentials: one set in use, renewed ahead (50-80 % of its life,
+ * jittered), the old one used until it expires.  Where they come from is a source (STS web
+ * identity; Roles Anywhere later). Layer: aws.  Thread: loop. */
 #ifndef SVIDMAIL_AWS_CREDENTIALS_H
 #define SVIDMAIL_AWS_CREDENTIALS_H
 #include "base/err.h"
@@ -34,20 +34,23 @@ struct credentials *credentials_new(struct credentials_source source, const stru
 /* Not from inside a callback of its own.  Requests still waiting get ERR_CANCELED first. */
 void credentials_free(struct credentials **c);
 
-/* Usable now (more than 10 s left): cb at the next loop turn at the latest; else it waits for one fetch.  e: why none
- * can be had (all waiters of a failed fetch get it; the next get tries again, after a backoff that keeps a storm
- * from AWS: until then the last error is answered at once). */
-typedef void (*credentials_cb)(void *arg, struct aws_credentials *c, const struct err *e); /* c borrowed */
+/* Usable now (more than 10 s left): cb at the next loop turn at the latest; else it waits for one
+ * fetch.  e: why none can be had (all waiters of a failed fetch get it; the next get tries again,
+ * after a backoff that keeps a storm from AWS: until then the last error is answered at once). */
+typedef void (*credentials_cb)(void *arg, struct aws_credentials *c,
+                               const struct err *e); /* c borrowed */
 struct credentials_request;
 struct credentials_request *credentials_get(struct credentials *c, credentials_cb cb, void *arg);
 void credentials_cancel(struct credentials_request **r);
-/* AWS called this set expired or unknown: it is not used any more (no effect if it is not the current one).  A set
- * refused soon after it was issued makes the next fetch wait, or each mail would ask for credentials. */
+/* AWS called this set expired or unknown: it is not used any more (no effect if it is not the
+ * current one).  A set refused soon after it was issued makes the next fetch wait, or each mail
+ * would ask for credentials. */
 void credentials_reject(struct credentials *c, const struct aws_credentials *bad);
-/* Fetch now if nothing usable is there, whatever failed before, so that the first mail finds it (called when an
- * identity appears).  From then on a set is kept at hand. */
+/* Fetch now if nothing usable is there, whatever failed before, so that the first mail finds it
+ * (called when an identity appears).  From then on a set is kept at hand. */
 void credentials_warm_up(struct credentials *c);
-/* Drop the set at once (the identity behind it was redacted); nothing is fetched before the next get or warm-up. */
+/* Drop the set at once (the identity behind it was redacted); nothing is fetched before the next
+ * get or warm-up. */
 void credentials_drop(struct credentials *c);
 
 struct credentials_status {

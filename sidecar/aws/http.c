@@ -429,11 +429,9 @@ static void append_header(struct http_call *call, const char *line)
 
 static void add_header(struct http_call *call, const char *name, const char *value)
 {
-    size_t name_len = strlen(name), value_len = strlen(value), len = name_len + 2 + value_len;
+    size_t len = strlen(name) + 2 + strlen(value);
     char *line = xcalloc(len + 1, 1);
-    memcpy(line, name, name_len);
-    memcpy(line + name_len, ": ", 2);
-    memcpy(line + name_len + 2, value, value_len);
+    snprintf(line, len + 1, "%s: %s", name, value);
     append_header(call, line);
     call->header_len += len + 2;
     wiping_free(line); /* a session token may be in it */
@@ -549,7 +547,8 @@ static bool has_left(const struct http_call *call, const struct tunnel_peer_info
         return false;
     /* an ended stream sends nothing more; a live one may hold bytes that it has not counted */
     bool is_final = info->is_known && info->end.cause != END_NONE;
-    /* A complaint about our certificate ends the handshake: no gateway reads a request before it. */
+    /* A complaint about our certificate ends the handshake: no gateway reads a request before it.
+     */
     if (is_final && info->end.cause == END_ALERT && info->end.err.code == ERR_DENIED &&
         info->bytes_down == 0)
         return false;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-/* ses: SESv2 SendEmail with a raw mail, streamed: body hash first, then base64 on the fly; and what SES's answers
- * mean (ses_errors.def).  Source: SES API v2 reference, SendEmail.  Layer: aws.  Thread: loop. */
+/* ses: SESv2 SendEmail with a raw mail, streamed: body hash first, then base64 on the fly; and what
+ * SES's answers mean (ses_errors.def).  Source: SES API v2 reference, SendEmail.  Layer: aws.
+ * Thread: loop. */
 #ifndef SVIDMAIL_AWS_SES_H
 #define SVIDMAIL_AWS_SES_H
 #include "aws/credentials.h"
@@ -15,18 +16,18 @@ struct ses_tag {
 };
 
 struct ses_config {
-    const char *host, *region;           /* email.<region>.amazonaws.com */
-    bool is_end_to_end;                  /* HTTPS inside the tunnel */
+    const char *host, *region;                                  /* email.<region>.amazonaws.com */
+    bool is_end_to_end;                                         /* HTTPS inside the tunnel */
     const char *configuration_set, *from_identity_arn, *tenant; /* "" = absent */
     const struct ses_tag *tags;
     size_t n_tags;
-    uint64_t timeout_ms;                 /* of one call */
+    uint64_t timeout_ms; /* of one call */
 };
 
 struct ses_mail {
-    int fd;                              /* canonical bytes from offset 0; only pread */
+    int fd; /* canonical bytes from offset 0; only pread */
     uint64_t len;
-    const struct mail_path *recipients;  /* 1..SES_RECIPIENTS_MAX; borrowed until done */
+    const struct mail_path *recipients; /* 1..SES_RECIPIENTS_MAX; borrowed until done */
     size_t n_recipients;
 };
 
@@ -42,9 +43,9 @@ enum ses_again {
 
 struct ses_verdict {
     enum ses_outcome outcome;
-    struct smtp_reply reply;             /* for the app: SES's text, the right code */
-    const char *error;                   /* row of ses_errors.def, "" when delivered: for metrics */
-    bool is_operator_fault;              /* the set-up is wrong, not the mail: 4xx for a grace time */
+    struct smtp_reply reply; /* for the app: SES's text, the right code */
+    const char *error;       /* row of ses_errors.def, "" when delivered: for metrics */
+    bool is_operator_fault;  /* the set-up is wrong, not the mail: 4xx for a grace time */
     enum ses_again again;
     char message_id[128], request_id[80];
     char peer_id[256];
@@ -58,20 +59,22 @@ struct ses *ses_new(const struct ses_config *cfg, struct http *http, struct tunn
                     struct credentials *credentials, const struct clock *clock, uv_loop_t *loop);
 void ses_free(struct ses **s); /* no call may be in flight */
 
-/* Credentials, signature, call; once more by itself where the first try certainly did not reach SES because a kept
- * connection had died, or after AWS called the credentials expired.  cb once, never from inside. */
+/* Credentials, signature, call; once more by itself where the first try certainly did not reach SES
+ * because a kept connection had died, or after AWS called the credentials expired.  cb once, never
+ * from inside. */
 struct ses_call;
 struct ses_call *ses_send(struct ses *s, const struct ses_mail *mail, ses_cb cb, void *arg);
 /* cb will not run.  What it was waiting for; NULL: the mail may have left in full. */
 const char *ses_cancel(struct ses_call **c);
 
-/* Pure: an answered or failed call -> verdict, all but credentials_us.  Table: ses_errors.def.  mail (NULL: unknown)
- * tells the sandbox's complaint about a recipient from that about the sender. */
-void ses_judge(const struct ses_config *cfg, const struct ses_mail *mail, const struct http_response *r,
-               struct ses_verdict *v);
+/* Pure: an answered or failed call -> verdict, all but credentials_us.  Table: ses_errors.def. mail
+ * (NULL: unknown) tells the sandbox's complaint about a recipient from that about the sender. */
+void ses_judge(const struct ses_config *cfg, const struct ses_mail *mail,
+               const struct http_response *r, struct ses_verdict *v);
 /* Pure: there were no credentials, for this reason. */
 void ses_judge_credentials(const struct err *why, struct ses_verdict *v);
-/* Pure: it ended before anything was sent, for this reason (the stored mail cannot be read, we are stopping). */
+/* Pure: it ended before anything was sent, for this reason (the stored mail cannot be read, we are
+ * stopping). */
 void ses_judge_local(const struct err *why, struct ses_verdict *v);
 
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* wiping: an allocator for libraries that handle secrets and free them as they are: what it takes back is overwritten.
- * Layer: aws.  Thread: any. */
+/* wiping: an allocator for libraries that handle secrets and free them as they are: what it takes
+ * back is overwritten. Layer: aws.  Thread: any. */
 #ifndef SVIDMAIL_AWS_WIPING_H
 #define SVIDMAIL_AWS_WIPING_H
 #include <stddef.h>
