@@ -4,7 +4,8 @@
     tests/run bench                    every table
     tests/run bench -k latency         one of them: start, idle, verdicts, memory, latency
 
-The release build runs; a gateway-and-SES in one C program answers the mails (quick_ses), real Envoy carries the STS call.
+The release build runs; a gateway-and-SES in one C program answers the mails (quick_ses), real Envoy carries the STS
+call.
 CPU is svidmail's own, user and system. Times on a shared machine are to be read as ratios; counts are exact.
 """
 
@@ -22,14 +23,14 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from support import ports  # noqa: E402
-from support.aws import FakeAws  # noqa: E402
-from support.gateway import FileIdentity, Gateway, Upstream  # noqa: E402
-from support.mails import send  # noqa: E402
-from support.processes import Process, make_workdir, stage_program  # noqa: E402
-from support.sidecar import ROLE_ARN, Sidecar  # noqa: E402
-from support.workload_api import Identity, Issuer  # noqa: E402
-from support.world import GATEWAY_PATH, REGION, SIDECAR_PATH  # noqa: E402
+from support import ports
+from support.aws import FakeAws
+from support.gateway import FileIdentity, Gateway, Upstream
+from support.mails import send
+from support.processes import Process, make_workdir, stage_program
+from support.sidecar import ROLE_ARN, Sidecar
+from support.workload_api import Identity, Issuer
+from support.world import GATEWAY_PATH, REGION, SIDECAR_PATH
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 HERE = pathlib.Path(__file__).resolve().parent
@@ -60,7 +61,8 @@ class Rig:
         self.gateway = Gateway(
             stage_program(os.environ["ENVOY_BIN"], self.directory), f"{self.directory}/gateway",
             identity=FileIdentity(svid.chain_pem.decode(), svid.key_pem.decode(), {"example.org": bundle.decode()}),
-            allowed=[self.issuer.domain.id + SIDECAR_PATH], api=[Upstream(self.aws.ses_host, "127.0.0.1", self.aws.port)],
+            allowed=[self.issuer.domain.id + SIDECAR_PATH],
+            api=[Upstream(self.aws.ses_host, "127.0.0.1", self.aws.port)],
             end_to_end=[Upstream(self.aws.sts_host, "127.0.0.1", self.aws.port)],
             upstream_ca_file=str(self.aws.ca_file), uid=None)
         ends.callback(self.gateway.stop)
@@ -243,8 +245,8 @@ def bench_memory(rig: Rig) -> None:
             peak = {name: max(value, now[name]) for name, value in peak.items()}
             time.sleep(0.02)
         assert json.loads(load.stdout.read())["failed"] == 0
-        row("anonymous at its peak, MB more than idle", f"{(peak['Anonymous'] - before['Anonymous']) / 1024:.1f}", "<= 8")
-        row("RSS at its peak, MB more than idle", f"{(peak['Rss'] - before['Rss']) / 1024:.1f}", "<= 8")
+        for name in ("Anonymous", "Rss"):
+            row(f"{name} at its peak, MB more than idle", f"{(peak[name] - before[name]) / 1024:.1f}", "<= 8")
 
 
 def bench_latency(rig: Rig) -> None:

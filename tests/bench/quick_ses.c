@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* quick_ses PORT CERT.pem KEY.pem CA.pem [DELAY_MS]: the cheapest possible gateway and SES in one, for benchmarks: mutual
- * TLS 1.3, HTTP/1.1 kept alive, every request read to its end and answered 200 with a MessageId.  It checks nothing.  One
- * thread a connection.  On SIGTERM it prints {"requests":..,"handshakes":..,"bytes":..} and ends. */
+/* quick_ses PORT CERT.pem KEY.pem CA.pem [DELAY_MS]: the cheapest possible gateway and SES in one,
+ * for benchmarks: mutual TLS 1.3, HTTP/1.1 kept alive, every request read to its end and answered
+ * 200 with a MessageId.  It checks nothing.  One thread a connection.  On SIGTERM it prints
+ * {"requests":..,"handshakes":..,"bytes":..} and ends. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -35,13 +36,15 @@ static size_t content_length(const char *head)
 
 static int answer(SSL *ssl)
 {
-    static const char body_format[] = "{\"MessageId\":\"0107018f00000000-%08lx-0000-0000-0000-000000000000-000000\"}";
+    static const char body_format[] =
+        "{\"MessageId\":\"0107018f00000000-%08lx-0000-0000-0000-000000000000-000000\"}";
     char body[128], out[512];
     unsigned long n = atomic_fetch_add(&n_requests, 1);
     int body_len = snprintf(body, sizeof body, body_format, n & 0xffffffff);
     int len = snprintf(out, sizeof out,
                        "HTTP/1.1 200 OK\r\nx-amzn-RequestId: 00000000-0000-4000-8000-%012lx\r\n"
-                       "x-envoy-upstream-service-time: 0\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
+                       "x-envoy-upstream-service-time: 0\r\nContent-Type: "
+                       "application/json\r\nContent-Length: %d\r\n\r\n%s",
                        n, body_len, body);
     if (delay_ms > 0)
         usleep((useconds_t)delay_ms * 1000);
@@ -101,7 +104,8 @@ static void make_context(const char *cert, const char *key, const char *ca)
     ctx = SSL_CTX_new(TLS_server_method());
     SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION);
     SSL_CTX_set_num_tickets(ctx, 0);
-    if (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1 || SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1 ||
+    if (SSL_CTX_use_certificate_chain_file(ctx, cert) != 1 ||
+        SSL_CTX_use_PrivateKey_file(ctx, key, SSL_FILETYPE_PEM) != 1 ||
         SSL_CTX_load_verify_locations(ctx, ca, NULL) != 1)
         die("certificates");
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
@@ -111,7 +115,8 @@ static void *report_at_end(void *set)
 {
     int sig;
     sigwait(set, &sig);
-    printf("{\"requests\":%lu,\"handshakes\":%lu,\"bytes\":%lu}\n", n_requests, n_handshakes, n_bytes);
+    printf("{\"requests\":%lu,\"handshakes\":%lu,\"bytes\":%lu}\n", n_requests, n_handshakes,
+           n_bytes);
     fflush(stdout);
     _exit(0);
 }
@@ -129,7 +134,8 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     pthread_t t;
     pthread_create(&t, NULL, report_at_end, &set);
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[1])),
+    struct sockaddr_in at = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)atoi(argv[1])),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int listener = socket(AF_INET, SOCK_STREAM, 0), one = 1;
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);

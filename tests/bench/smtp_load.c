@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-/* smtp_load PORT SESSIONS MAILS BYTES: that many sessions send that many mails in all, one after the other on each connection,
- * and wait for each verdict.  Prints one line of JSON: mails, failures, seconds, mails per second, and the time from the end of
- * the body to the reply (p50, p99, max) in milliseconds.  Exit 1 if a mail was not answered 250. */
+/* smtp_load PORT SESSIONS MAILS BYTES: that many sessions send that many mails in all, one after
+ * the other on each connection, and wait for each verdict.  Prints one line of JSON: mails,
+ * failures, seconds, mails per second, and the time from the end of the body to the reply (p50,
+ * p99, max) in milliseconds.  Exit 1 if a mail was not answered 250. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -31,7 +32,8 @@ static double now_s(void)
 
 static int dial(void)
 {
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
+    struct sockaddr_in at = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)port),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM, 0), one = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
@@ -54,8 +56,8 @@ static int write_all(int fd, const char *p, size_t len)
     return 0;
 }
 
-/* The code of the last line of a reply, 0 if the connection ended.  Replies are read one at a time: nothing is pipelined
- * behind what is awaited. */
+/* The code of the last line of a reply, 0 if the connection ended.  Replies are read one at a time:
+ * nothing is pipelined behind what is awaited. */
 static int reply(int fd)
 {
     char buf[4096];
@@ -87,7 +89,8 @@ static void *session(void *unused)
     reply(fd);
     say(fd, "EHLO load\r\n");
     for (long i; (i = atomic_fetch_add(&next_mail, 1)) < n_mails;) {
-        int ok = say(fd, "MAIL FROM:<shop@shop.example>\r\n") == 250 && say(fd, "RCPT TO:<user@customer.example>\r\n") == 250 &&
+        int ok = say(fd, "MAIL FROM:<shop@shop.example>\r\n") == 250 &&
+                 say(fd, "RCPT TO:<user@customer.example>\r\n") == 250 &&
                  say(fd, "DATA\r\n") == 354 && write_all(fd, body, body_len) == 0;
         double sent_at = now_s();
         if (!ok || reply(fd) != 250)
@@ -101,8 +104,9 @@ static void *session(void *unused)
 
 static void make_body(size_t size)
 {
-    static const char head[] = "From: shop@shop.example\r\nTo: user@customer.example\r\nSubject: load\r\n"
-                               "Date: Mon, 23 Nov 2026 17:26:04 +0000\r\nMessage-ID: <load@shop.example>\r\n\r\n";
+    static const char head[] =
+        "From: shop@shop.example\r\nTo: user@customer.example\r\nSubject: load\r\n"
+        "Date: Mon, 23 Nov 2026 17:26:04 +0000\r\nMessage-ID: <load@shop.example>\r\n\r\n";
     body = malloc(size + 256);
     body_len = (size_t)sprintf(body, "%s", head);
     while (body_len < size) {
@@ -137,8 +141,9 @@ int main(int argc, char **argv)
         pthread_join(threads[i], NULL);
     double took = now_s() - begun;
     qsort(latency_ms, (size_t)n_mails, sizeof *latency_ms, by_size);
-    printf("{\"mails\":%ld,\"failed\":%ld,\"seconds\":%.3f,\"per_second\":%.1f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f}\n",
-           n_mails, n_failed, took, (double)n_mails / took, latency_ms[n_mails / 2], latency_ms[n_mails * 99 / 100],
-           latency_ms[n_mails - 1]);
+    printf("{\"mails\":%ld,\"failed\":%ld,\"seconds\":%.3f,\"per_second\":%.1f,\"p50_ms\":%.3f,"
+           "\"p99_ms\":%.3f,\"max_ms\":%.3f}\n",
+           n_mails, n_failed, took, (double)n_mails / took, latency_ms[n_mails / 2],
+           latency_ms[n_mails * 99 / 100], latency_ms[n_mails - 1]);
     return n_failed == 0 ? 0 : 1;
 }
