@@ -15,9 +15,7 @@
 #include "identity/workload_api_private.h"
 #include "base/list.h"
 #include "base/mem.h"
-#include "base/secret.h"
 #include "core/backoff.h"
-#include "core/jwt_claims.h"
 #include "sys/log.h"
 #include "sys/metrics.h"
 #include "sys/rand.h"
@@ -37,19 +35,6 @@
 #define HONEST_LIFE_MS     1000 /* a stream that lived so long was worth having */
 #define SILENCE_MS         5000
 #define TELL_AGAIN_MS      300000
-#define JWT_DEADLINE_MS    40000
-#define JWT_CALLS_MAX      32
-
-enum watch_state {
-    WATCH_NEW,
-    WATCH_OPENING,   /* called, no message yet */
-    WATCH_LIVE,      /* there was a message on this stream */
-    WATCH_REOPENING, /* canceled by us for a new one */
-    WATCH_WAITING,   /* for the timer */
-    WATCH_STOPPING,  /* for the calls to end */
-    WATCH_CLOSING,   /* for gRPC to end */
-    WATCH_COUNT
-};
 
 #define IN(s)        (1u << (s))
 #define IN_STOP      IN(WATCH_STOPPING)
@@ -106,43 +91,7 @@ static const struct {
 };
 // clang-format on
 
-struct workload_api {
-    enum watch_state state;
-    struct workload_endpoint endpoint;
-    uint32_t max_retry_ms, grace_ms;
-    struct svid_store *store;
-    const struct clock *clock;
-    uv_loop_t *loop;
-    struct workload_grpc *grpc;
-    struct workload_rpc *rpc; /* the stream */
-    struct timer *timer;      /* waiting: try again; live: a discarded message; closing: finish */
-    struct timer *silence;
-    struct backoff soon, denied;
-    uint64_t live_since_ms, at_once_after_ms; /* monotonic */
-    uint64_t denied_since_ms;                 /* monotonic; 0: not denied since the last message */
-    bool has_digest;                          /* of what stands in the store */
-    unsigned char digest[WORKLOAD_DIGEST_LEN];
-    struct workload_api_status status;
-    struct list calls;
-    unsigned n_calls;
-    void (*stop_cb)(void *arg);
-    void *stop_arg;
-};
-
-struct workload_api_call {
-    struct list link;
-    struct workload_api *w;
-    struct workload_rpc *rpc; /* NULL: refused, told by the timer */
-    struct timer *refusal;
-    workload_api_jwt_cb cb; /* NULL: canceled */
-    void *arg;
-    char *wanted_id; /* "": any */
-    struct err e;    /* what an OK at the end does not make good */
-    char *token, *spiffe_id;
-};
-
 static void stream_open(struct workload_api *w);
-static void finish_when_idle(struct workload_api *w);
 static void on_timer(void *arg);
 static void on_silence(void *arg);
 
@@ -153,7 +102,7 @@ static void watch_move(struct workload_api *w, enum watch_state to) /* the only 
     CHECK((IN(to) & IN_STOP) || (w->rpc != NULL) == ((IN(to) & IN_STREAMING) != 0));
 }
 
-static bool is_stopping(const struct workload_api *w)
+bool workload_api_is_stopping(const struct workload_api *w)
 {
     return w->state == WATCH_STOPPING || w->state == WATCH_CLOSING;
 }
@@ -161,17 +110,19 @@ static bool is_stopping(const struct workload_api *w)
 /* --- what an answer means --- */
 
 /* is_reached: the agent has answered on this call before, so the socket cannot be the trouble. */
-static void explain_end(const struct workload_api *w, int status, const char *details,
-                        bool is_reached, struct err *e)
+void workload_api_explain(const struct workload_api *w, int status, const char *details,
+                          bool is_reached, struct err *e)
 {
     char seen[240];
     if (status < 0 || status >= WS_COUNT)
         status = WS_UNKNOWN;
-    bool is_socket = status == WS_UNAVAILABLE && !is_reached &&
-                     workload_endpoint_explain(&w->endpoint, seen, sizeof seen)[0] != '\0';
-    const char *why = is_socket ? seen : details;
-    err_set(e, answers[status].code, 0, "%s%s%s", answers[status].words, why[0] != '\0' ? ": " : "",
-            why);
+    const char *words = answers[status].words, *why = details;
+    if (status == WS_UNAVAILABLE && is_reached)
+        words = "the connection to the agent was lost";
+    else if (status == WS_UNAVAILABLE &&
+             workload_endpoint_explain(&w->endpoint, details, seen, sizeof seen)[0] != '\0')
+        why = seen;
+    err_set(e, answers[status].code, 0, "%s%s%s", words, why[0] != '\0' ? ": " : "", why);
 }
 
 static void set_trouble(struct workload_api *w, const struct err *e)
@@ -304,8 +255,8 @@ static void on_stream_end(void *arg, int status, const char *details)
     timer_stop(w->silence);
     timer_stop(w->timer);
     set_connected(w, false);
-    if (is_stopping(w)) {
-        finish_when_idle(w);
+    if (workload_api_is_stopping(w)) {
+        workload_api_finish_when_idle(w);
         return;
     }
     watch_move(w, WATCH_WAITING);
@@ -314,7 +265,7 @@ static void on_stream_end(void *arg, int status, const char *details)
         return;
     }
     metric_add(M_WORKLOAD_API_STREAM_ENDS, METRIC_L(answers[row].name), 1);
-    explain_end(w, status, details, was_live, &e);
+    workload_api_explain(w, status, details, was_live, &e);
     set_trouble(w, &e);
     if (row == WS_PERMISSION_DENIED)
         judge_denial(w, was_live, &e);
@@ -358,124 +309,6 @@ static void on_silence(void *arg)
     set_trouble(w, &e);
     if (!log_is_repeat(EV_WORKLOAD_API_WAITING, e.msg, TELL_AGAIN_MS))
         LOG_ERR(EV_WORKLOAD_API_WAITING, &e, F_STR("endpoint", w->endpoint.shown));
-}
-
-/* --- JWT-SVIDs --- */
-
-static void call_free(struct workload_api_call *c)
-{
-    struct workload_api *w = c->w;
-    list_remove(&c->link);
-    w->n_calls--;
-    timer_free(&c->refusal);
-    secret_free(&c->token);
-    free(c->spiffe_id);
-    free(c->wanted_id);
-    free(c);
-    if (is_stopping(w))
-        finish_when_idle(w);
-}
-
-static void call_tell(struct workload_api_call *c, const struct err *e)
-{
-    struct jwt_claims claims = {0, 0};
-    workload_api_jwt_cb cb = c->cb;
-    c->cb = NULL;
-    if (cb != NULL && e != NULL)
-        cb(c->arg, e, NULL, NULL, 0, 0);
-    else if (cb != NULL) {
-        (void)!jwt_claims_parse(str_from(c->token), &claims, NULL); /* unreadable: 0 */
-        cb(c->arg, NULL, c->token, c->spiffe_id, claims.issued_at_ms, claims.expires_at_ms);
-    }
-    call_free(c);
-}
-
-static void on_refusal(void *arg)
-{
-    struct workload_api_call *c = arg;
-    call_tell(c, &c->e);
-}
-
-static void on_jwt_message(void *arg, const ProtobufCMessage *base)
-{
-    struct workload_api_call *c = arg;
-    const JWTSVIDResponse *m = (const JWTSVIDResponse *)base;
-    if (m == NULL) {
-        err_set(&c->e, ERR_SYNTAX, 0, "the agent's answer cannot be decoded");
-        return;
-    }
-    for (size_t i = 0; i < m->n_svids && c->token == NULL; i++) {
-        const JWTSVID *v = m->svids[i];
-        if (v->svid[0] == '\0' ||
-            (c->wanted_id[0] != '\0' && strcmp(c->wanted_id, v->spiffe_id) != 0))
-            continue;
-        c->token = secret_dup(str_from(v->svid));
-        c->spiffe_id = xstrdup(v->spiffe_id);
-    }
-}
-
-static void on_jwt_end(void *arg, int status, const char *details)
-{
-    struct workload_api_call *c = arg;
-    struct err e = c->e;
-    c->rpc = NULL;
-    if (is_stopping(c->w))
-        err_set(&e, ERR_CANCELED, 0, "stopped");
-    else if (status != WS_OK)
-        explain_end(c->w, status, details, false, &e);
-    else if (c->token == NULL && e.code == ERR_NONE)
-        err_set(&e, ERR_SYNTAX, 0, "the agent's answer holds no JWT-SVID%s%.160s",
-                c->wanted_id[0] != '\0' ? " for " : "", c->wanted_id);
-    if (e.code != ERR_NONE)
-        err_wrap(&e, "FetchJWTSVID");
-    call_tell(c, e.code != ERR_NONE ? &e : NULL);
-}
-
-static bool may_call(const struct workload_api *w, struct err *e)
-{
-    if (w->grpc == NULL || is_stopping(w))
-        return err_set(e, ERR_UNAVAIL, 0, "the Workload API client does not run");
-    return w->n_calls <= JWT_CALLS_MAX ||
-           err_set(e, ERR_LIMIT, 0, "%d JWT-SVIDs are being fetched already", JWT_CALLS_MAX);
-}
-
-struct workload_api_call *workload_api_fetch_jwt(struct workload_api *w, const char *audience,
-                                                 const char *spiffe_id, workload_api_jwt_cb cb,
-                                                 void *arg)
-{
-    static const struct workload_rpc_events events = {on_jwt_message, on_jwt_end};
-    CHECK(audience[0] != '\0'); /* C23 */
-    struct workload_api_call *c = xcalloc(1, sizeof *c);
-    c->w = w;
-    c->cb = cb;
-    c->arg = arg;
-    c->wanted_id = str_dup(str_from(spiffe_id));
-    list_push_back(&w->calls, &c->link);
-    w->n_calls++;
-    if (!may_call(w, &c->e)) {
-        c->refusal = timer_new(w->loop, on_refusal, c);
-        timer_start(c->refusal, 0);
-        return c;
-    }
-    char *one[] = {(char *)audience}; /* C39: one audience, one token */
-    JWTSVIDRequest request = JWTSVIDREQUEST__INIT;
-    request.n_audience = ARRAY_LEN(one);
-    request.audience = one;
-    request.spiffe_id = c->wanted_id;
-    c->rpc =
-        workload_rpc_start(w->grpc, WORKLOAD_FETCH_JWT, &request.base, JWT_DEADLINE_MS, &events, c);
-    return c;
-}
-
-void workload_api_cancel(struct workload_api_call **pc)
-{
-    struct workload_api_call *c = *pc;
-    if (c == NULL)
-        return;
-    *pc = NULL;
-    c->cb = NULL;
-    if (c->rpc != NULL)
-        workload_rpc_cancel(c->rpc);
 }
 
 /* --- life --- */
@@ -536,7 +369,7 @@ static void on_grpc_stopped(void *arg)
     timer_start(w->timer, 0);
 }
 
-static void finish_when_idle(struct workload_api *w)
+void workload_api_finish_when_idle(struct workload_api *w)
 {
     if (w->state == WATCH_CLOSING || w->rpc != NULL || w->n_calls > 0)
         return;
@@ -576,7 +409,7 @@ static void on_timer(void *arg)
 
 void workload_api_stop(struct workload_api *w, void (*cb)(void *arg), void *arg)
 {
-    if (is_stopping(w))
+    if (workload_api_is_stopping(w))
         return; /* the first one is under way */
     w->stop_cb = cb;
     w->stop_arg = arg;
@@ -585,13 +418,8 @@ void workload_api_stop(struct workload_api *w, void (*cb)(void *arg), void *arg)
     watch_move(w, WATCH_STOPPING);
     if (w->rpc != NULL)
         workload_rpc_cancel(w->rpc);
-    LIST_EACH(it, &w->calls)
-    {
-        struct workload_api_call *c = CONTAINER_OF(it, struct workload_api_call, link);
-        if (c->rpc != NULL)
-            workload_rpc_cancel(c->rpc);
-    }
-    finish_when_idle(w);
+    workload_api_cancel_all(w);
+    workload_api_finish_when_idle(w);
 }
 
 void workload_api_get_status(const struct workload_api *w, struct workload_api_status *out)

@@ -160,7 +160,8 @@ static void explain_absent(const char *path, char *out, size_t cap)
              directory, names);
 }
 
-char *workload_endpoint_explain(const struct workload_endpoint *ep, char *out, size_t cap)
+char *workload_endpoint_explain(const struct workload_endpoint *ep, const char *details, char *out,
+                                size_t cap)
 {
     struct stat st;
     out[0] = '\0';
@@ -175,6 +176,9 @@ char *workload_endpoint_explain(const struct workload_endpoint *ep, char *out, s
         snprintf(out, cap, "%s is not a socket", ep->path);
     } else if (access(ep->path, W_OK) == -1) {
         snprintf(out, cap, "%s: %s (as uid %u)", ep->path, strerror(errno), (unsigned)getuid());
+    } else if (strstr(details, "Connection refused") != NULL) {
+        snprintf(out, cap, "%s is there, but nobody listens: the agent is down or starting",
+                 ep->path);
     }
     return out;
 }

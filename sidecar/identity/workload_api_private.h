@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /* workload_api_private: the seams inside the Workload API client.
  *   workload_api.c           policy: when to call, what an answer means, what is published
+ *   workload_api_jwt.c       FetchJWTSVID
  *   workload_api_endpoint.c  addresses, and what the file system says when nobody answers there
  *   workload_api_update.c    one message of the agent -> one svid_set
  *   workload_api_grpc.c      calls on the wire; the only file that knows gRPC
@@ -8,7 +9,11 @@
 #ifndef SVIDMAIL_IDENTITY_WORKLOAD_API_PRIVATE_H
 #define SVIDMAIL_IDENTITY_WORKLOAD_API_PRIVATE_H
 #include "base/err.h"
+#include "base/list.h"
+#include "core/backoff.h"
 #include "identity/svid_store.h"
+#include "identity/workload_api.h"
+#include "sys/timer.h"
 
 #include <protobuf-c/protobuf-c.h>
 #include <proto/workload.pb-c.h>
@@ -22,9 +27,11 @@ struct workload_endpoint {
 };
 NODISCARD bool workload_endpoint_parse(const char *endpoint, struct workload_endpoint *out,
                                        struct err *e);
-/* What the file system knows about why nobody answers there: no directory, no socket (and what lies
- * there instead), no right to enter.  "" if all looks well.  Returns out. */
-char *workload_endpoint_explain(const struct workload_endpoint *ep, char *out, size_t cap);
+/* Why nobody answers there, by what the file system knows: no directory, no socket (and what lies
+ * there instead), no right to enter, nobody listening (details is gRPC's text).  "" if all looks
+ * well.  Returns out. */
+char *workload_endpoint_explain(const struct workload_endpoint *ep, const char *details, char *out,
+                                size_t cap);
 
 /* --- update --- */
 
@@ -90,5 +97,49 @@ struct workload_rpc *workload_rpc_start(struct workload_grpc *g, enum workload_m
 void workload_rpc_cancel(struct workload_rpc *r);
 /* Has gRPC a connection to the endpoint?  Tells an agent that is silent from one that hangs. */
 bool workload_rpc_is_connected(const struct workload_rpc *r);
+
+/* --- the client itself: workload_api.c, workload_api_jwt.c --- */
+
+enum watch_state {
+    WATCH_NEW,
+    WATCH_OPENING,   /* called, no message yet */
+    WATCH_LIVE,      /* there was a message on this stream */
+    WATCH_REOPENING, /* canceled by us for a new one */
+    WATCH_WAITING,   /* for the timer */
+    WATCH_STOPPING,  /* for the calls to end */
+    WATCH_CLOSING,   /* for gRPC to end */
+    WATCH_COUNT
+};
+
+struct workload_api {
+    enum watch_state state;
+    struct workload_endpoint endpoint;
+    uint32_t max_retry_ms, grace_ms;
+    struct svid_store *store;
+    const struct clock *clock;
+    uv_loop_t *loop;
+    struct workload_grpc *grpc;
+    struct workload_rpc *rpc; /* the stream */
+    struct timer *timer;      /* waiting: try again; live: a discarded message; closing: finish */
+    struct timer *silence;
+    struct backoff soon, denied;
+    uint64_t live_since_ms, at_once_after_ms; /* monotonic */
+    uint64_t denied_since_ms;                 /* monotonic; 0: not denied since the last message */
+    bool has_digest;                          /* of what stands in the store */
+    unsigned char digest[WORKLOAD_DIGEST_LEN];
+    struct workload_api_status status;
+    struct list calls;
+    unsigned n_calls;
+    void (*stop_cb)(void *arg);
+    void *stop_arg;
+};
+
+bool workload_api_is_stopping(const struct workload_api *w);
+/* While stopping: goes on once no call is left.  May be the last thing that is done with w. */
+void workload_api_finish_when_idle(struct workload_api *w);
+/* What a status means, in words.  is_reached: the agent has answered on this call before. */
+void workload_api_explain(const struct workload_api *w, int status, const char *details,
+                          bool is_reached, struct err *e);
+void workload_api_cancel_all(struct workload_api *w);
 
 #endif

@@ -408,8 +408,10 @@ TEST(workload_api, an_equal_update_on_a_new_stream_is_still_equal)
 {
     setup();
     agent_sends(ID);
-    stream_ends(WS_OK);
+    stream_ends(WS_UNAVAILABLE);
     assert_false(status().is_connected);
+    assert_string_equal(status().last_error.msg,
+                        "the connection to the agent was lost: as it says");
     (void)wait_for_attempt();
     agent_sends(ID);
     assert_int_equal(generation(), 1);

@@ -111,7 +111,7 @@ static const char *explain(const char *name)
 {
     struct workload_endpoint ep = {.path = ""};
     snprintf(ep.path, sizeof ep.path, "%s%s", dir, name);
-    return workload_endpoint_explain(&ep, words, sizeof words);
+    return workload_endpoint_explain(&ep, "last error: Connection refused", words, sizeof words);
 }
 
 static void assert_says(const char *name, const char *expected)
@@ -162,10 +162,13 @@ TEST(workload_api_endpoint, the_file_system_is_asked_why_nobody_answers)
     assert_says("/file", "is not a socket");
     assert_says("/file/agent.sock", "there is no ");
     int fd = make_socket("/sock");
-    assert_string_equal(explain("/sock"), "");
+    assert_says("/sock", "nobody listens: the agent is down or starting");
+    struct workload_endpoint ep = {.path = ""};
+    snprintf(ep.path, sizeof ep.path, "%s/sock", dir);
+    assert_string_equal(workload_endpoint_explain(&ep, "timed out", words, sizeof words), "");
     close(fd);
     struct workload_endpoint tcp = {.path = ""};
-    assert_string_equal(workload_endpoint_explain(&tcp, words, sizeof words), "");
+    assert_string_equal(workload_endpoint_explain(&tcp, "", words, sizeof words), "");
     remove_dir();
 }
 
