@@ -547,8 +547,7 @@ static bool has_left(const struct http_call *call, const struct tunnel_peer_info
         return false;
     /* an ended stream sends nothing more; a live one may hold bytes that it has not counted */
     bool is_final = info->is_known && info->end.cause != END_NONE;
-    /* A complaint about our certificate ends the handshake: no gateway reads a request before it.
-     */
+    /* a complaint about our certificate ends the handshake: no gateway reads a request before it */
     if (is_final && info->end.cause == END_ALERT && info->end.err.code == ERR_DENIED &&
         info->bytes_down == 0)
         return false;

@@ -94,6 +94,7 @@ static void conn_close(struct conn *c, enum stream_end_cause cause)
 {
     if (uv_is_closing((uv_handle_t *)&c->pipe))
         return;
+    c->info.end.alert = c->step != NULL ? c->step->alert : 0;
     stream_end_set(&c->info.end, cause != END_NONE ? cause : END_RESET, "gateway test", "");
     uv_close((uv_handle_t *)&c->pipe, on_conn_closed);
 }
@@ -125,6 +126,7 @@ static void on_written(uv_write_t *req, int status)
 static void write_next(struct out *o)
 {
     uv_buf_t b = uv_buf_init(o->bytes + o->sent, (unsigned)o->step_len);
+    o->c->info.bytes_down += o->step_len;
     o->sent += o->step_len;
     if (uv_write(&o->req, (uv_stream_t *)&o->c->pipe, &b, 1, on_written) != 0) {
         free(o->bytes);

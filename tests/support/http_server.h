@@ -19,6 +19,7 @@ struct http_step {
     bool is_early;               /* answer as soon as the header is there */
     bool close;                  /* close after the answer, or instead of one */
     bool is_slow;                /* the answer goes out byte by byte */
+    int alert;                   /* with cause END_ALERT */
     enum stream_end_cause cause; /* what the tunnel will say of the close; 0: END_RESET */
 };
 

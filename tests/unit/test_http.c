@@ -262,6 +262,35 @@ TEST(http, a_new_connection_cut_after_the_whole_body_is_unknown)
     }
 }
 
+/* In TLS 1.3 the client has sent its request before the gateway has judged its certificate. */
+TEST(http, a_gateway_that_refuses_our_certificate_has_read_nothing)
+{
+    static const struct {
+        int alert;
+        bool is_kept;
+        enum http_outcome outcome;
+    } cases[] = {
+        {46, false, HTTP_NOT_SENT},  /* certificate_unknown */
+        {116, false, HTTP_NOT_SENT}, /* certificate_required */
+        {80, false, HTTP_UNKNOWN},   /* internal_error */
+        {46, true, HTTP_UNKNOWN},    /* it had been accepted before */
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        const struct http_step steps[] = {
+            {.answer = OK_ANSWER}, {.close = true, .cause = END_ALERT, .alert = cases[i].alert}};
+        struct world w;
+        struct call c = {0};
+        world_start(&w, cases[i].is_kept ? steps : steps + 1, cases[i].is_kept ? 2 : 1);
+        if (cases[i].is_kept)
+            exchange(&w, &c, 100);
+        exchange(&w, &c, 100);
+        assert_int_equal(c.r.outcome, cases[i].outcome);
+        assert_int_equal(c.r.tunnel_end.alert, cases[i].alert);
+        call_release(&c);
+        world_stop(&w);
+    }
+}
+
 TEST(http, a_body_cut_half_way_was_not_sent)
 {
     static const struct http_step steps[] = {

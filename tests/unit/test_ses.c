@@ -585,6 +585,21 @@ TEST(ses, without_credentials_nothing_is_sent)
     world_stop();
 }
 
+TEST(ses, what_cannot_be_signed_is_not_sent)
+{
+    world_start();
+    make_mail(100);
+    w.cfg.region = xcalloc(5000, 1);
+    memset((char *)(uintptr_t)w.cfg.region, 'x', 4999);
+    start_send();
+    turn();
+    assert_int_equal(w.n_done, 1);
+    assert_int_equal(w.v.outcome, SES_RETRY);
+    assert_int_equal(http.n_sent, 0);
+    free((char *)(uintptr_t)w.cfg.region);
+    world_stop();
+}
+
 TEST(ses, a_mail_that_cannot_be_read_is_told_as_ours)
 {
     static const uint64_t lengths[] = {100, 200000};
@@ -620,28 +635,36 @@ TEST(ses, a_mail_that_is_lost_while_it_is_sent_is_told_as_ours)
     world_stop();
 }
 
-TEST(ses, a_cancelled_call_is_over_at_every_stage)
+TEST(ses, a_cancelled_call_is_over_at_every_stage_and_says_what_it_waited_for)
 {
-    static const char *const waits[] = {"its turn", "AWS credentials", "AWS credentials",
-                                        "the gateway to take it", NULL};
-    for (size_t stage = 0; stage < ARRAY_LEN(waits); stage++) {
+    static const struct {
+        uint64_t len;
+        bool has_credentials, is_taken;
+        const char *waited_for; /* NULL: it may have left */
+    } stages[] = {
+        {2000000, false, false, "its turn"},
+        {100, false, false, "AWS credentials"},
+        {100, true, false, "the gateway to take it"},
+        {100, true, true, NULL},
+        {200000, true, true, NULL},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(stages); i++) {
         world_start();
-        make_mail(stage == 0 ? 2000000 : 100);
+        make_mail(stages[i].len);
         start_send();
-        if (stage == 2)
-            fake_time_advance(0); /* waits for credentials */
-        if (stage >= 3)
-            turn(); /* waits for the answer */
-        if (stage == 4)
+        if (stages[i].has_credentials)
+            turn();
+        if (stages[i].is_taken)
             read_whole_body(&http);
         const char *waited_for = ses_cancel(&w.call);
         assert_null(w.call);
-        assert_int_equal(waited_for == NULL, waits[stage] == NULL);
-        if (waited_for != NULL)
-            assert_string_equal(waited_for, waits[stage]);
+        if (stages[i].waited_for == NULL)
+            assert_null(waited_for);
+        else
+            assert_string_equal(waited_for, stages[i].waited_for);
         turn();
         assert_int_equal(w.n_done, 0);
-        assert_int_equal(http.n_cancelled, stage >= 3);
+        assert_int_equal(http.n_cancelled, stages[i].has_credentials);
         world_stop();
     }
 }
