@@ -9,9 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OUT_MAX  (64u << 10)
-#define IN_MAX   (128u << 10) /* twice what one read can bring */
-#define FLUSH_MS 2000
+#define OUT_MAX    (64u << 10)
+#define IN_MAX     (128u << 10) /* twice what one read can bring */
+#define FLUSH_MS   2000
+#define REPLY_ROOM 2048u /* more than any command is answered by */
 
 #define IN(s) (1u << (s))
 #define IN_TX (IN(ST_MAIL) | IN(ST_RCPT) | IN(ST_BODY))
@@ -170,10 +171,19 @@ static void run_event(struct session *s, const struct smtp_event *ev)
     }
 }
 
-/* Feed bytes to the parser until they are used up, or the app has to wait for a verdict. */
+/* No room for the replies to one more command: the app does not read as fast as it writes. */
+static bool is_full(struct session *s)
+{
+    if (buf_room(&s->out) < REPLY_ROOM)
+        flush(s);
+    return buf_room(&s->out) < REPLY_ROOM;
+}
+
+/* Feed bytes to the parser until they are used up, or the app has to wait for a verdict or to read
+ * its replies. */
 static void feed(struct session *s, struct str *bytes)
 {
-    while (s->state != ST_CLOSING && s->state != ST_VERDICT) {
+    while (s->state != ST_CLOSING && s->state != ST_VERDICT && !is_full(s)) {
         struct smtp_event ev = smtp_parser_next(&s->parser, bytes);
         if (ev.kind == SMTP_EV_NONE)
             break;
@@ -187,14 +197,14 @@ static void on_read(void *arg, struct str bytes)
     timer_start(s->idle, s->server->cfg.idle_timeout_ms);
     feed(s, &bytes);
     flush(s);
-    if (s->state == ST_VERDICT) {
+    if (s->state == ST_VERDICT || (s->state != ST_CLOSING && bytes.len > 0)) {
         stream_read_stop(s->stream);
-        if (!buf_append_str(&s->in, bytes)) /* pipelined behind the final dot */
+        if (!buf_append_str(&s->in, bytes)) /* pipelined */
             session_cut(s);
     }
 }
 
-/* After a verdict: what was pipelined behind the final dot, then the socket again. */
+/* After a verdict, or replies that were read at last: what was pipelined, then the socket again. */
 static void resume(struct session *s)
 {
     struct str left = buf_str(&s->in);
@@ -204,7 +214,7 @@ static void resume(struct session *s)
         return;
     buf_consume(&s->in, before - left.len);
     flush(s);
-    if (s->state != ST_VERDICT && s->state != ST_CLOSING && s->out.len == 0)
+    if (s->state != ST_VERDICT && s->state != ST_CLOSING && s->out.len == 0 && s->in.len == 0)
         stream_read_start(s->stream);
 }
 
@@ -213,7 +223,7 @@ static void on_drain(void *arg)
     struct session *s = arg;
     flush(s);
     if (s->out.len == 0 && s->state != ST_VERDICT && s->state != ST_CLOSING)
-        stream_read_start(s->stream);
+        resume(s);
 }
 
 static void on_end(void *arg, const struct err *e)

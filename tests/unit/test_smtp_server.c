@@ -418,6 +418,30 @@ TEST(smtp_server, one_connection_too_many_gets_421)
     door_close(&d);
 }
 
+TEST(smtp_server, more_replies_than_its_buffer_holds_are_all_sent_to_who_reads_them)
+{
+    enum { N = 20000 };
+    struct door d;
+    struct client c;
+    struct buf all;
+    door_open(&d);
+    client_connect(&c, &d);
+    buf_init(&all, 1u << 20);
+    for (int i = 0; i < N; i++)
+        assert_true(buf_append_str(&all, STR("NOOP\r\n")));
+    assert_true(buf_append_str(&all, STR("QUIT\r\n")));
+    client_send(&c, buf_str(&all));
+    LOOP_UNTIL(d.loop, c.has_ended);
+    int n = 0;
+    for (const char *at = buf_cstr(&c.got); (at = strstr(at, "\r\n250 ")) != NULL; at++)
+        n++;
+    assert_int_equal(n, N);
+    assert_true(has(&c, "221 2.0.0"));
+    buf_release(&all);
+    client_close(&c);
+    door_close(&d);
+}
+
 TEST(smtp_server, an_idle_client_gets_421_and_is_closed)
 {
     struct door d;
