@@ -91,6 +91,8 @@ static void on_workload_api_stopped(void *arg)
     timer_free(&a->drain_limit);
     uv_close((uv_handle_t *)&a->sigterm, on_handle_closed);
     uv_close((uv_handle_t *)&a->sigint, on_handle_closed);
+    (void)signal(SIGTERM, SIG_IGN); /* libuv has put the default back, which would kill */
+    (void)signal(SIGINT, SIG_IGN);
     uv_close((uv_handle_t *)&a->idle_check, on_handle_closed);
 }
 
