@@ -253,7 +253,6 @@ static void on_stream_end(void *arg, int status, const char *details)
     int row = status >= 0 && status < WS_COUNT ? status : WS_UNKNOWN;
     w->rpc = NULL;
     timer_stop(w->silence);
-    timer_stop(w->timer);
     set_connected(w, false);
     if (workload_api_is_stopping(w)) {
         workload_api_finish_when_idle(w);
@@ -298,8 +297,7 @@ static void on_silence(void *arg)
 {
     struct workload_api *w = arg;
     struct err e;
-    if (w->state != WATCH_OPENING)
-        return;
+    CHECK(w->state == WATCH_OPENING);
     err_set(
         &e, ERR_TIMEOUT, 0, "%s",
         workload_rpc_is_connected(w->rpc)

@@ -85,8 +85,7 @@ NODISCARD static bool parse_tcp(struct str raw, struct workload_endpoint *out, s
     struct str raw_host = str_sub(raw, is_v6, host_len - is_v6);
     struct str rest = str_sub(raw, host_len + is_v6, raw.len);
     str_copy(host, sizeof host, raw_host);
-    if (raw_host.len >= sizeof host || strlen(host) != raw_host.len ||
-        inet_pton(is_v6 ? AF_INET6 : AF_INET, host, &address) != 1)
+    if (raw_host.len >= sizeof host || inet_pton(is_v6 ? AF_INET6 : AF_INET, host, &address) != 1)
         return err_set(e, ERR_SYNTAX, 0, "the host of a tcp address is an IP address, not a name");
     if (rest.len < 2 || rest.p[0] != ':' || rest.len > 6 ||
         !str_to_u64(str_sub(rest, 1, rest.len), &port) || port == 0 || port > 65535)

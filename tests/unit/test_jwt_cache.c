@@ -13,7 +13,7 @@
 #include <string.h>
 
 #define MINUTE_MS  60000
-#define UNREADABLE 0
+#define UNREADABLE INT64_MAX
 
 /* --- the fake agent --- */
 
@@ -54,8 +54,8 @@ static void agent_answers(size_t i, const char *token, int64_t life_ms)
     workload_api_jwt_cb cb = c->cb;
     c->cb = NULL;
     char *copy = xstrdup(token); /* so that ASan sees a cache that keeps the pointer */
-    int64_t exp = clock_wall_ms(fake_time_clock()) + life_ms;
-    cb(c->arg, NULL, copy, c->spiffe_id, exp - 2 * life_ms, life_ms == UNREADABLE ? 0 : exp);
+    int64_t exp = life_ms == UNREADABLE ? 0 : clock_wall_ms(fake_time_clock()) + life_ms;
+    cb(c->arg, NULL, copy, c->spiffe_id, exp - 1, exp);
     free(copy);
 }
 
@@ -310,7 +310,10 @@ TEST(jwt_cache, an_expired_or_unreadable_token_of_the_agent_is_an_error)
     agent_answers(0, "T1", -5000);
     assert_error(&a, ERR_EXPIRED, "expired 5 s ago: is a clock wrong?");
     ask(&a, "sts", false);
-    agent_answers(1, "T2", UNREADABLE);
+    agent_answers(1, "T2", 0);
+    assert_error(&a, ERR_EXPIRED, "expired 0 s ago");
+    ask(&a, "sts", false);
+    agent_answers(2, "T2", UNREADABLE);
     assert_error(&a, ERR_SYNTAX, "no readable exp");
     teardown();
 }

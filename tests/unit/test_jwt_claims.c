@@ -101,8 +101,9 @@ TEST(jwt_claims, only_compact_serialisation_in_base64url_is_read)
         "a.e3 0.c",
         "a.e30+.c",
         "a.e3/0.c",
-        "a.e.c",   /* 6 bits are no byte */
-        "a.e31.c", /* "{" and "}" with a bit left over */
+        "a.e.c",     /* 6 bits are no byte */
+        "a.eyB9A.c", /* one character too many */
+        "a.e31.c",   /* "{" and "}" with a bit left over */
         "{\"payload\":\"e30\"}",
     };
     struct jwt_claims got;

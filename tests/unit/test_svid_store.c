@@ -190,6 +190,7 @@ TEST(svid_store, a_list_too_long_for_a_message_is_cut_and_counted)
     }
     publish(offers, SVID_SET_MAX);
     assert_refused(SVID_MESH, ERR_DENIED, "spiffe://td/0/000");
+    assert_non_null(strstr(e.msg, "000... (hint"));
     assert_non_null(strstr(e.msg, "hint \"ctl\\x0d\\x0aX\""));
     assert_non_null(strstr(e.msg, ", and 98 more"));
     assert_null(strchr(e.msg, '\n'));
@@ -207,6 +208,9 @@ TEST(svid_store, nothing_yet_says_what_is_waited_for)
     assert_refused(SVID_MESH, ERR_UNAVAIL, "no identity: no socket there");
     PUBLISH({"spiffe://td/a", ""});
     assert_non_null(selected(SVID_MESH));
+    fake_time_set_wall(FAKE_WALL_START_MS + HOUR_MS);
+    assert_null(selected(SVID_MESH));
+    assert_null(strstr(e.msg, "no socket there")); /* that trouble is over */
     teardown();
 }
 

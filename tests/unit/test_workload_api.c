@@ -408,6 +408,7 @@ TEST(workload_api, an_equal_update_on_a_new_stream_is_still_equal)
 {
     setup();
     agent_sends(ID);
+    fake_time_advance(5000);
     stream_ends(WS_UNAVAILABLE);
     assert_false(status().is_connected);
     assert_string_equal(status().last_error.msg,
@@ -417,6 +418,10 @@ TEST(workload_api, an_equal_update_on_a_new_stream_is_still_equal)
     assert_int_equal(generation(), 1);
     assert_true(status().is_connected);
     assert_int_equal(status().last_error.code, ERR_NONE);
+    fake_time_advance(3000);
+    svid_store_refresh_metrics(store);
+    assert_true(metric_get(M_BUNDLE_AGE, METRIC_L("td.test")) == 3);
+    metric_clear(M_BUNDLE_AGE);
     teardown();
 }
 
@@ -453,6 +458,17 @@ TEST(workload_api, after_an_unusable_message_the_stream_is_opened_anew_in_a_minu
     assert_int_equal(wait_for_attempt(), 0);
     agent_sends(ID);
     assert_int_equal(generation(), 1);
+    teardown();
+}
+
+TEST(workload_api, further_unusable_messages_do_not_put_that_off)
+{
+    setup();
+    agent_sends("");
+    fake_time_advance(30000);
+    agent_sends("");
+    fake_time_advance(30000);
+    assert_true(rpcs[0].is_canceled);
     teardown();
 }
 
@@ -528,6 +544,21 @@ TEST(workload_api, each_lost_connection_has_its_own_grace)
     stream_ends(WS_UNAVAILABLE);
     (void)wait_for_attempt();
     fake_time_advance(20000);
+    stream_ends(WS_PERMISSION_DENIED);
+    assert_int_equal(generation(), 1);
+    teardown();
+}
+
+TEST(workload_api, a_stream_that_we_opened_anew_has_its_own_grace_too)
+{
+    setup();
+    stream_ends(WS_PERMISSION_DENIED);
+    (void)wait_for_attempt();
+    agent_sends(ID);
+    agent_sends("");
+    fake_time_advance(2 * MINUTE_MS);
+    end_canceled();
+    (void)wait_for_attempt();
     stream_ends(WS_PERMISSION_DENIED);
     assert_int_equal(generation(), 1);
     teardown();

@@ -55,6 +55,7 @@ TEST(workload_api_endpoint, only_addresses_of_the_standard_are_taken)
         {"tcp://127.0.0.1:0", NULL},
         {"tcp://127.0.0.1:65536", NULL},
         {"tcp://127.0.0.1:80a", NULL},
+        {"tcp://127.0.0.1:0000080", NULL},
         {"tcp://127.0.0.1:-1", NULL},
         {"tcp://127.0.0.1:8081/", NULL},
         {"tcp://127.0.0.1:8081?x", NULL},
