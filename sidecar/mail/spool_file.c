@@ -11,7 +11,7 @@
 
 #define POOL_MAX     16
 #define KEEP_BYTES   (1u << 20) /* a longer file is cut before it waits in the pool */
-#define BUFFER_BYTES 4096       /* header lines come one by one: one write for many */
+#define BUFFER_BYTES 8192       /* header lines come one by one: a usual mail is one write */
 
 struct spool_dir {
     char *path;
