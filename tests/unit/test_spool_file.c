@@ -76,6 +76,7 @@ TEST(spool_file, a_full_disk_is_a_limit_not_a_crash)
     bool ok = true;
     for (int i = 0; i < 4 && ok; i++)
         ok = spool_file_write(f, (struct str){block, sizeof block}, &e);
+    ok = ok && spool_file_finish(f, &e);
     setrlimit(RLIMIT_FSIZE, &old);
     assert_false(ok);
     assert_int_equal(e.code, ERR_LIMIT);
