@@ -285,6 +285,15 @@ static void fill_report(struct app *a)
                                         .results = &a->results};
 }
 
+/* What was asked for and works, and should not be forgotten. */
+static void warn_of_config(const struct config *c)
+{
+    for (size_t i = 0; i < c->smtp.n_addresses; i++)
+        if (!c->smtp.addresses[i].is_loopback)
+            LOG(EV_APP_CONFIG, F_STR("key", "smtp.listen"), F_STR("value", c->smtp.listen[i]),
+                F_STR("why", "whoever reaches this address can send mail as this pod"));
+}
+
 static void start_signals(struct app *a)
 {
     a->drain_limit = timer_new(&a->loop, on_drain_limit, a);
@@ -306,6 +315,7 @@ static bool start(struct app *a, struct err *e)
     if (!start_identity(a, e) || !start_aws(a, e) || !start_mail(a, e))
         return false;
     fill_report(a);
+    warn_of_config(a->cfg);
     start_signals(a);
     workload_api_start(a->workload_api);
     return true;
