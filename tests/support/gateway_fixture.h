@@ -97,6 +97,8 @@ void gateway_free(struct gateway **g);
 
 void gateway_write(struct gateway_conn *c, struct str plain);
 void gateway_close_notify(struct gateway_conn *c);
+void gateway_last_words(struct gateway_conn *c,
+                        struct str plain); /* and close_notify, as one write */
 void gateway_key_update(struct gateway_conn *c);
 void gateway_raw(struct gateway_conn *c, struct str bytes); /* past TLS */
 void gateway_fin(struct gateway_conn *c);                   /* TCP end of file, no close_notify */

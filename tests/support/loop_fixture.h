@@ -13,7 +13,7 @@
 #include <stdint.h>
 #include <uv.h>
 
-#define LOOP_DEADLINE_MS 10000u
+#define LOOP_DEADLINE_MS 30000u
 
 uv_loop_t *loop_new(void);
 /* Runs until all handles are closed, at most LOOP_DEADLINE_MS; a handle that stays open fails the

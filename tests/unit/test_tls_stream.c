@@ -362,7 +362,7 @@ TEST(tls_stream, a_paused_reader_stops_the_gateway)
     struct bed b;
     struct gateway_conn *c = bed_connect(&b);
     b.stops_after_read = true;
-    size_t before = allocated(), sum = flood(&b, c, 1000); /* some lie read, but not yet told */
+    size_t before = allocated(), sum = flood(&b, c, 16384);
     loop_run_for(b.loop, 20);
     assert_int_equal(b.n_reads, 1);
     assert_true(allocated() <= before + 512 * 1024);
@@ -380,7 +380,7 @@ TEST(tls_stream, pausing_after_each_read_loses_nothing)
     struct bed b;
     struct gateway_conn *c = bed_connect(&b);
     b.stops_after_read = true;
-    size_t sum = flood(&b, c, 16384);
+    size_t sum = flood(&b, c, 1000);
     gateway_close_notify(c);
     LOOP_UNTIL(b.loop, (resume(&b), b.n_ended == 1));
     assert_int_equal(b.end.cause, END_CLEAN);

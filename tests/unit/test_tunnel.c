@@ -428,6 +428,32 @@ TEST(tunnel, all_bytes_come_down_before_the_end)
     bed_release(&b);
 }
 
+/* The end comes in the same breath as bytes that the client's queue has no room for: somewhere
+ * between these amounts it is full. */
+TEST(tunnel, bytes_that_are_held_at_the_end_still_come_down)
+{
+    struct bed b;
+    bed_init(&b);
+    bed_start(&b, (struct gateway_config){0});
+    static char bytes[600 * 1024];
+    fill(bytes, sizeof bytes, 0);
+    for (size_t first = 100 * 1024; first < 400 * 1024; first += 10 * 1024) {
+        struct client c;
+        struct gateway_conn *g = bed_dial(&b, &c);
+        gateway_write(g, (struct str){bytes, first});
+        loop_settle(b.loop);
+        gateway_last_words(g, (struct str){bytes + first, 40 * 1024});
+        loop_settle(b.loop);
+        LOOP_UNTIL(b.loop, client_read(&c));
+        assert_true(c.has_eof);
+        assert_int_equal(c.got.len, first + 40 * 1024);
+        assert_pattern(buf_str(&c.got));
+        expect_cause(&b, &c, END_CLEAN);
+        client_release(&c);
+    }
+    bed_release(&b);
+}
+
 /* ---- ends ---- */
 
 TEST(tunnel, close_notify_is_a_clean_end_for_the_client)
@@ -647,11 +673,16 @@ TEST(tunnel, a_rotation_retires_idle_streams_only)
     LOOP_UNTIL(b.loop, g_idle->n_got == 3 && g_busy->n_got == 3);
     gateway_write(g_idle, STR("answer"));
     LOOP_UNTIL(b.loop, client_got(&idle, "answer"));
+    loop_run_for(b.loop, 1100); /* no sweep is due any more */
     mesh_publish(&b.mesh, (struct mesh_offer){0});
-    loop_run_for(b.loop, 500);
-    assert_false(client_read(&idle)); /* not yet: an answer may go on */
-    (void)bed_dial(&b, &fresh);
+    loop_run_for(b.loop, 600);
+    client_write(&idle, "ask");
+    LOOP_UNTIL(b.loop, g_idle->n_got == 6);
+    gateway_write(g_idle, STR("."));
+    loop_run_for(b.loop, 700); /* the sweep came, but not a second after the answer */
+    assert_false(client_read(&idle));
     LOOP_UNTIL(b.loop, client_read(&idle));
+    (void)bed_dial(&b, &fresh);
     assert_true(idle.has_eof);
     expect_cause(&b, &idle, END_ROTATED);
     LOOP_UNTIL(b.loop, g_idle->has_close_notify);
@@ -703,6 +734,23 @@ TEST(tunnel, a_lost_bundle_cuts_every_stream)
     mesh_publish(&b.mesh, (struct mesh_offer){.has_no_bundle = true});
     LOOP_UNTIL(b.loop, client_read(&c));
     expect_cause(&b, &c, END_IDENTITY_GONE);
+    client_release(&c);
+    bed_release(&b);
+}
+
+TEST(tunnel, a_request_that_comes_with_the_sweep_is_served)
+{
+    struct bed b;
+    struct client c;
+    bed_init(&b);
+    bed_start(&b, (struct gateway_config){0});
+    struct gateway_conn *g = bed_dial(&b, &c);
+    mesh_publish(&b.mesh, (struct mesh_offer){0});
+    loop_run_for(b.loop, 700);
+    usleep(400000); /* the sweep is due, the stream idle */
+    client_write(&c, "just in time");
+    LOOP_UNTIL(b.loop, g->n_got == 12);
+    expect_cause(&b, &c, END_NONE);
     client_release(&c);
     bed_release(&b);
 }
