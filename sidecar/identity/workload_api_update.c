@@ -89,13 +89,13 @@ static bool has_bundle(const struct svid_set *set, struct str td)
 
 /* cas may be empty: an untrusted domain.  Bundles are never merged (C33): the first one of a name
  * counts. */
-static void add_bundle(struct svid_set *set, struct str td, STACK_OF(X509) * cas, bool is_own)
+static void add_bundle(struct svid_set *set, struct str td, STACK_OF(X509) *cas, bool is_own)
 {
     int n = sk_X509_num(cas);
     set->bundles[set->n_bundles++] = (struct svid_bundle){
         .trust_domain = str_dup(td),
         .store = n > 0 ? x509_store_new(cas) : NULL,
-        .n_cas = n,
+        .n_cas = n > 0 ? n : 0,
         .is_own = is_own,
     };
 }
@@ -197,7 +197,7 @@ static void add_all_crls(struct svid_set *set, const X509SVIDResponse *m)
 /* --- SVIDs --- */
 
 struct parts {
-    STACK_OF(X509) * chain, *bundle;
+    STACK_OF(X509) *chain, *bundle;
     EVP_PKEY *key;
 };
 

@@ -4,6 +4,7 @@
 #include "test.h"
 
 #include "base/mem.h"
+#include "base/secret.h"
 #include "identity/workload_api_private.h"
 #include "loop_fixture.h"
 
@@ -23,6 +24,16 @@
 static char dir[64], path[80], target[96];
 static uv_loop_t *loop;
 static struct workload_grpc *g;
+
+/* Stands in for secret.c: who overwrites the key that agent_sends_svids() put into its message? */
+static atomic_uint n_keys_wiped;
+
+void secret_wipe(void *p, size_t len)
+{
+    if (memmem(p, len, "secret", 6) != NULL)
+        atomic_fetch_add(&n_keys_wiped, 1);
+    explicit_bzero(p, len);
+}
 
 /* --- client side --- */
 
@@ -318,6 +329,22 @@ TEST(workload_api_grpc, messages_come_one_by_one_and_then_the_end)
     assert_int_equal(seen.status, WS_UNAVAILABLE);
     assert_string_equal(seen.details, "ctl \\x01 done");
     assert_int_equal(seen.n_garbled, 0);
+    agent_stop();
+    teardown();
+}
+
+TEST(workload_api_grpc, a_key_is_overwritten_wherever_it_lay)
+{
+    setup();
+    agent_start();
+    call_x509();
+    AGENT_UNTIL(agent.n_requested == 1);
+    n_keys_wiped = 0;
+    agent_sends_svids("spiffe://td/a", 1);
+    AGENT_UNTIL(seen.n_messages == 1);
+    assert_int_equal(n_keys_wiped, 3); /* gRPC's buffer, our copy, protobuf-c's field */
+    agent_ends(GRPC_STATUS_OK, "");
+    AGENT_UNTIL(seen.n_ended == 1);
     agent_stop();
     teardown();
 }

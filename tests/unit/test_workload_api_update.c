@@ -378,6 +378,8 @@ TEST(workload_api_update, an_unusable_federated_bundle_leaves_only_its_domain_un
     struct svid_set *s = build_at(t, CERTS_NOW_MS);
     assert_int_equal(s->n_svids, 1);
     assert_int_equal(s->n_bundles, 5);
+    for (size_t i = 0; i < s->n_bundles; i++)
+        assert_int_equal(s->bundles[i].n_cas, s->bundles[i].store != NULL ? 1 : 0);
     assert_null(svid_set_bundle(s, STR("empty.test")));
     assert_null(svid_set_bundle(s, STR("garbage.test")));
     assert_null(svid_set_bundle(s, STR("leaf.test")));
