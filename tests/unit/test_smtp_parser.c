@@ -272,6 +272,7 @@ static const struct fake_end fake_ends[] = {
     FAKE("\r\n.\0\r\n",     NL,        "nul"),
     FAKE("\r\n\r.\r\n",     NL,        "cr"),
     FAKE("\r\n.\r\0\n",     NL,        "cr"),
+    FAKE("\r\n.\r.\r\n",    NL,        "cr"),
     FAKE("\r\n. \r\n",      NL " " NL, "ok"),
     FAKE("\r\n .\r\n",      NL " ." NL,"ok"),
     FAKE("\r\n..\r\n",      NL "." NL, "ok"),
@@ -381,6 +382,8 @@ TEST(smtp_parser, marks_lines_over_998_bytes_and_keeps_their_text)
     assert_long_line("..", 998, "\r\n", "END<long>");
     assert_long_line("\n..", 997, "\r\n", "END<ok+lf>");
     assert_long_line("\n.", 998, "\r\n", "END<long+lf>");
+    assert_long_line("\n", 998, "\n", "END<ok+lf>");
+    assert_long_line("\n", 999, "\n", "END<long+lf>");
     assert_long_line("", 600, "\n", "END<ok+lf>");
 }
 
@@ -456,8 +459,9 @@ static const char *defect_at(const char *at, const char *stop, bool refuse_bare_
     return at[0] == '\n' && refuse_bare_lf ? "lf" : NULL;
 }
 
-/* A second, slower reading of the rules, over the whole text at once; there is an end in it. */
-static void model(struct str text, bool refuse_bare_lf, struct buf *want)
+/* A second, slower reading of the rules, over the whole text at once; there is an end in it.
+ * Whether it is the last of the text. */
+static bool model(struct str text, bool refuse_bare_lf, struct buf *want)
 {
     char t[64] = "\r\n";
     memcpy(t + 2, text.p, text.len);
@@ -483,6 +487,7 @@ static void model(struct str text, bool refuse_bare_lf, struct buf *want)
     assert_true(buf_printf(want, "%sEND<%s%s> ", body.len > 0 ? "> " : "",
                            defect == NULL ? "ok" : defect, had_lf ? "+lf" : ""));
     buf_release(&body);
+    return stop + 3 == t + 2 + text.len;
 }
 
 /* Puts the n-th text of `len` letters over the alphabet into out. */
@@ -505,10 +510,11 @@ TEST(smtp_parser, agrees_with_a_second_reading_of_the_rules_on_every_short_text)
             struct buf want;
             buf_init(&want, 1024);
             struct str text = {in + 6, len + 5};
-            model(text, refuse, &want);
+            bool is_last = model(text, refuse, &want);
             char *whole = run((struct str){in, len + 11}, refuse, 100, 100);
             char *bytes = run((struct str){in, len + 11}, refuse, 1, 1);
-            if (strncmp(whole, buf_cstr(&want), want.len) != 0 || strcmp(whole, bytes) != 0)
+            if (strncmp(whole, buf_cstr(&want), is_last ? LOG_MAX : want.len) != 0 ||
+                strcmp(whole, bytes) != 0)
                 fail_msg("got\n%s\n%s\nwanted\n%s", whole, bytes, buf_cstr(&want));
             free(whole);
             free(bytes);
