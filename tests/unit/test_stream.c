@@ -568,6 +568,45 @@ TEST(stream, closing_between_two_addresses_ends_without_a_word)
     bed_free(&b);
 }
 
+TEST(stream, closing_while_an_address_is_given_up_ends_without_a_word)
+{
+    struct bed b;
+    bed_init(&b);
+    dial(&b, "224.0.0.1", 5000); /* multicast: fails inside the call */
+    end_close(&b.out);
+    LOOP_UNTIL(b.loop, b.out.n_closed == 1);
+    assert_int_equal(b.out.n_ended, 0);
+    dial(&b, "224.0.0.1", 5000);
+    LOOP_UNTIL(b.loop, b.out.n_ended == 1); /* and is told later */
+    assert_int_equal(b.out.e.sys, UV_ENETUNREACH);
+    bed_free(&b);
+}
+
+TEST(stream, an_ipv6_address_is_named_too)
+{
+    struct bed b;
+    bed_init(&b);
+    refuse_port(&b, &b.port);
+    dial(&b, "::1", 5000);
+    LOOP_UNTIL(b.loop, b.out.n_ended == 1);
+    assert_non_null(strstr(b.out.e.msg, "connect to ::1 (::1 port "));
+    bed_free(&b);
+}
+
+TEST(stream, accepting_nothing_is_an_error)
+{
+    struct bed b;
+    struct err e;
+    bed_init(&b);
+    bed_listen(&b, "127.0.0.1");
+    assert_false(stream_accept(&b.listener.stream, &events, &b.in, (struct stream_limits){HIGH},
+                               &b.in.s, &e));
+    assert_int_equal(e.sys, UV_EAGAIN);
+    assert_non_null(strstr(e.msg, "accept: "));
+    bed_free(&b);
+    assert_int_equal(b.in.n_closed, 0); /* it never was */
+}
+
 /* ---- ends ---- */
 
 TEST(stream, a_clean_end_leaves_writing_alive)

@@ -454,6 +454,47 @@ TEST(tunnel, bytes_that_are_held_at_the_end_still_come_down)
     bed_release(&b);
 }
 
+/* As above, but nobody wants the rest. */
+static void leave_with_bytes_held(bool closes_tunnel)
+{
+    struct bed b;
+    bed_init(&b);
+    static char bytes[600 * 1024];
+    bed_start(&b, (struct gateway_config){0});
+    for (size_t first = 200 * 1024; first < 320 * 1024; first += 10 * 1024) {
+        struct client c;
+        struct gateway_conn *g = bed_dial(&b, &c);
+        gateway_write(g, (struct str){bytes, first});
+        loop_settle(b.loop);
+        gateway_last_words(g, (struct str){bytes, 40 * 1024});
+        loop_run_for(b.loop, 10);
+        if (!closes_tunnel) {
+            close(c.fd);
+            LOOP_UNTIL(b.loop, tunnel_n_streams(b.t) == 0);
+            LOOP_UNTIL(b.loop, info(&b, &c).end.cause != END_NONE);
+        } else {
+            bed_close(&b);
+            close(c.fd);
+            b.n_closed = 0;
+            struct err e;
+            assert_true(
+                tunnel_new(b.loop, &b.cfg, b.mesh.contexts, b.mesh.store, &b.mesh.clock, &b.t, &e));
+        }
+        buf_release(&c.got);
+    }
+    bed_release(&b);
+}
+
+TEST(tunnel, a_client_may_leave_while_bytes_are_held_for_it)
+{
+    leave_with_bytes_held(false);
+}
+
+TEST(tunnel, it_may_be_closed_while_bytes_are_held)
+{
+    leave_with_bytes_held(true);
+}
+
 /* ---- ends ---- */
 
 TEST(tunnel, close_notify_is_a_clean_end_for_the_client)
