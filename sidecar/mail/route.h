@@ -31,7 +31,7 @@ struct route {
     void *self;
     size_t max_recipients;
     void *(*send)(void *self, const struct route_mail *m, route_cb cb,
-                  void *arg);               /* a call to cancel */
+                  void *arg); /* a call to cancel */
     /* cb will not run.  What it was waiting for; NULL: the mail may have left in full. */
     const char *(*cancel)(void *self, void *call);
 };
