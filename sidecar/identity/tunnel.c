@@ -345,7 +345,7 @@ static void on_local_end(void *arg, const struct err *e)
 {
     struct link *l = arg;
     if (l->is_far_over)
-        link_end(l); /* nobody wants the rest any more; the gateway's cause stands */
+        link_end(l); /* UNTESTED: a lost client drains first; the gateway's cause stands */
     else if (l->state != LINK_CLOSING)
         link_cancel(l, e != NULL ? e->msg : "the client hung up");
 }
