@@ -7,7 +7,7 @@
 
 #ifdef __GLIBC__
 /* What glibc's own sysconf is an alias of, in the shared and in the static library. */
-extern long __sysconf(int name);
+extern long __sysconf(int name); // NOLINT(readability-identifier-naming): its name
 
 /* The sanitizers' runtimes call it before they are ready for instrumented code. */
 __attribute__((no_sanitize("address", "thread", "undefined"))) long sysconf(int name)
