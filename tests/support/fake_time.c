@@ -80,9 +80,9 @@ void fake_time_advance(uint64_t ms)
     set_mono(end_ms);
 }
 
-void fake_time_set_wall(int64_t to_ms)
+void fake_time_set_wall(int64_t to_wall_ms)
 {
-    wall_ms = to_ms;
+    wall_ms = to_wall_ms;
 }
 
 uint64_t fake_time_next_ms(void)

@@ -249,8 +249,7 @@ static void spoil_other_id(X509SVID *v)
 static void spoil_long_id(X509SVID *v)
 {
     static char longish[SPIFFE_ID_MAX + 100];
-    memset(longish, 'a', sizeof longish - 1);
-    memcpy(longish, "spiffe://td.test/", 17);
+    snprintf(longish, sizeof longish, "spiffe://td.test/%0*d", SPIFFE_ID_MAX + 50, 1);
     v->spiffe_id = longish;
 }
 
