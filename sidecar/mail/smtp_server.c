@@ -3,6 +3,7 @@
 #include "base/mem.h"
 #include "mail/smtp_session.h"
 #include "sys/log.h"
+#include "sys/unix_socket.h"
 
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -103,10 +104,7 @@ static int listen_unix(struct smtp_server *s, struct listener *l, const struct l
 {
     char *path = xstrdup(a->host);
     CHECK(uv_pipe_init(s->loop, &l->uv.pipe, 0) == 0);
-    struct stat st;
-    if (lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
-        unlink(
-            path); /* left behind by a former life; the TCP port tells whether another one lives */
+    (void)unix_socket_remove_stale(path); /* of a former life; a live one makes bind fail */
     int rc = uv_pipe_bind(&l->uv.pipe, path);
     if (rc == 0)
         rc = uv_listen(&l->uv.stream, BACKLOG, on_connection);

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "core/listen_address.h"
 #include "sys/log.h"
+#include "sys/unix_socket.h"
 #include "sys/timer.h"
 
 #include <errno.h>
@@ -226,14 +227,6 @@ static void door_close(struct door *d)
 
 /* --- the unix socket */
 
-/* Somebody answers there.  A full backlog is somebody, too. */
-static bool is_live(const struct sockaddr_un *addr)
-{
-    AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    return fd == -1 || connect(fd, (const struct sockaddr *)addr, sizeof *addr) == 0 ||
-           errno == EAGAIN;
-}
-
 static bool bind_unix(int fd, const struct sockaddr_un *addr, struct err *e)
 {
     if (bind(fd, (const struct sockaddr *)addr, sizeof *addr) == 0)
@@ -244,10 +237,9 @@ static bool bind_unix(int fd, const struct sockaddr_un *addr, struct err *e)
     if (lstat(addr->sun_path, &st) == 0 && !S_ISSOCK(st.st_mode))
         return err_set(e, ERR_IO, 0, "admin socket %s: something is there that is no socket",
                        addr->sun_path);
-    if (is_live(addr))
+    if (!unix_socket_remove_stale(addr->sun_path))
         return err_set(e, ERR_UNAVAIL, 0, "admin socket %s: another svidmail is running on it",
                        addr->sun_path);
-    unlink(addr->sun_path); /* left behind by one that was killed */
     if (bind(fd, (const struct sockaddr *)addr, sizeof *addr) == -1)
         return err_set(e, ERR_IO, errno, "admin socket %s", addr->sun_path);
     return true;

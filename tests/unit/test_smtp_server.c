@@ -561,6 +561,25 @@ TEST(smtp_server, an_address_in_use_is_an_error_that_names_it)
     door_close(&d);
 }
 
+TEST(smtp_server, a_unix_socket_that_somebody_answers_on_is_left_to_them)
+{
+    char path[] = "/tmp/svidmail-door-XXXXXX", text[64];
+    close(mkstemp(path));
+    unlink(path);
+    snprintf(text, sizeof text, "unix:%s", path);
+    struct listen_address at;
+    struct err e;
+    struct door d;
+    struct smtp_server *second = NULL;
+    struct smtp_server_config cfg = default_config();
+    assert_true(listen_address_parse(str_from(text), &at, &e));
+    cfg.listen = &at;
+    door_open_with(&d, &cfg);
+    assert_false(smtp_server_new(d.loop, &cfg, &events, &d, clock_system(), &second, &e));
+    assert_int_equal(access(path, F_OK), 0);
+    door_close(&d);
+}
+
 TEST(smtp_server, a_unix_socket_serves_too_and_is_gone_afterwards)
 {
     char path[] = "/tmp/svidmail-door-XXXXXX", text[64];
