@@ -16,7 +16,7 @@ static bool is_ca(const X509 *cert);
 NODISCARD static bool check_san(const X509 *leaf, struct spiffe_id *out, struct err *e);
 NODISCARD static bool check_leaf_usage(const X509 *leaf, struct err *e);
 NODISCARD static bool check_signer(const X509 *cert, struct err *e);
-NODISCARD static bool check_path(STACK_OF(X509) * chain, X509_STORE *store, int64_t wall_ms,
+NODISCARD static bool check_path(STACK_OF(X509) *chain, X509_STORE *store, int64_t wall_ms,
                                  struct err *e);
 static int on_check_issued(X509_STORE_CTX *ctx, X509 *cert, X509 *issuer);
 
@@ -26,7 +26,7 @@ static uint32_t ext_flags(const X509 *cert)
     return X509_get_extension_flags((X509 *)cert);
 }
 
-bool x509_certs_parse(struct str der, int max_n, STACK_OF(X509) * *out, struct err *e)
+bool x509_certs_parse(struct str der, int max_n, STACK_OF(X509) **out, struct err *e)
 {
     *out = NULL;
     if (der.len == 0)
@@ -56,7 +56,7 @@ bool x509_certs_parse(struct str der, int max_n, STACK_OF(X509) * *out, struct e
     return ok;
 }
 
-bool x509_bundle_parse(struct str der, STACK_OF(X509) * *out, struct err *e)
+bool x509_bundle_parse(struct str der, STACK_OF(X509) **out, struct err *e)
 {
     if (der.len == 0) {
         *out = sk_X509_new_null();
@@ -99,7 +99,7 @@ bool x509_svid_check_leaf(const X509 *leaf, struct spiffe_id *out, struct err *e
     return ok;
 }
 
-X509_STORE *x509_store_new(STACK_OF(X509) * cas)
+X509_STORE *x509_store_new(STACK_OF(X509) *cas)
 {
     X509_STORE *store = X509_STORE_new();
     CHECK(store != NULL);
@@ -111,7 +111,7 @@ X509_STORE *x509_store_new(STACK_OF(X509) * cas)
     return store;
 }
 
-bool x509_svid_verify(STACK_OF(X509) * chain, X509_STORE *store, int64_t wall_ms,
+bool x509_svid_verify(STACK_OF(X509) *chain, X509_STORE *store, int64_t wall_ms,
                       struct spiffe_id *out, struct err *e)
 {
     int n = sk_X509_num(chain); /* -1 for NULL */
@@ -131,7 +131,7 @@ bool x509_svid_verify(STACK_OF(X509) * chain, X509_STORE *store, int64_t wall_ms
     return true;
 }
 
-NODISCARD static bool check_own_parts(STACK_OF(X509) * chain, EVP_PKEY *key, struct str stated_id,
+NODISCARD static bool check_own_parts(STACK_OF(X509) *chain, EVP_PKEY *key, struct str stated_id,
                                       struct spiffe_id *out, struct err *e)
 {
     X509 *leaf = sk_X509_value(chain, 0);
@@ -153,7 +153,7 @@ NODISCARD static bool check_own_parts(STACK_OF(X509) * chain, EVP_PKEY *key, str
     return true;
 }
 
-bool x509_svid_check_own(STACK_OF(X509) * chain, EVP_PKEY *key, STACK_OF(X509) * bundle,
+bool x509_svid_check_own(STACK_OF(X509) *chain, EVP_PKEY *key, STACK_OF(X509) *bundle,
                          struct str stated_id, int64_t wall_ms, struct spiffe_id *out,
                          struct err *e)
 {
@@ -319,7 +319,7 @@ NODISCARD static bool check_intermediates(X509_STORE_CTX *ctx, struct err *e)
 
 /* V8, V9, V12, V16.  No purpose is set: V7 has been checked by hand, and a CA's own
  * extendedKeyUsage says nothing about SVIDs.  No host name is ever checked (V14). */
-static bool check_path(STACK_OF(X509) * chain, X509_STORE *store, int64_t wall_ms, struct err *e)
+static bool check_path(STACK_OF(X509) *chain, X509_STORE *store, int64_t wall_ms, struct err *e)
 {
     X509_STORE_CTX *ctx = X509_STORE_CTX_new();
     CHECK(ctx != NULL);

@@ -18,8 +18,8 @@
 
 struct svid {
     struct spiffe_id id;
-    char *hint;             /* "" if none */
-    STACK_OF(X509) * chain; /* leaf first */
+    char *hint;            /* "" if none */
+    STACK_OF(X509) *chain; /* leaf first */
     EVP_PKEY *key;
     int64_t not_before_ms, not_after_ms; /* wall */
 };

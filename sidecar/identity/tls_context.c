@@ -217,7 +217,7 @@ static int judge_index(void)
 }
 
 /* V1-V16 with the bundles of set: END_NONE, or why not. */
-static enum stream_end_cause judge_chain(STACK_OF(X509) * chain, const struct svid_set *set,
+static enum stream_end_cause judge_chain(STACK_OF(X509) *chain, const struct svid_set *set,
                                          int64_t wall_ms, struct spiffe_id *id, struct err *e)
 {
     const X509 *leaf = sk_X509_value(chain, 0); /* NULL for an empty or absent chain */

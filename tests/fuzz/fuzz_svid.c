@@ -24,7 +24,7 @@ static void check_leaf(X509 *leaf)
     CHECK((X509_get_key_usage(leaf) & (KU_KEY_CERT_SIGN | KU_CRL_SIGN)) == 0);
 }
 
-static void judge(STACK_OF(X509) * chain, STACK_OF(X509) * bundle, EVP_PKEY *key)
+static void judge(STACK_OF(X509) *chain, STACK_OF(X509) *bundle, EVP_PKEY *key)
 {
     struct spiffe_id id = {0}, own;
     struct err e = {0};

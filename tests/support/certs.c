@@ -187,7 +187,7 @@ EVP_PKEY *certs_rsa_key(unsigned bits)
     return key;
 }
 
-STACK_OF(X509) * certs_stack(int n, ...)
+STACK_OF(X509) *certs_stack(int n, ...)
 {
     STACK_OF(X509) *s = sk_X509_new_null();
     va_list ap;
@@ -198,7 +198,7 @@ STACK_OF(X509) * certs_stack(int n, ...)
     return s;
 }
 
-void certs_stack_free(STACK_OF(X509) * s)
+void certs_stack_free(STACK_OF(X509) *s)
 {
     sk_X509_pop_free(s, X509_free);
 }

@@ -58,8 +58,8 @@ void certs_release(struct cert *c);
 
 EVP_PKEY *certs_rsa_key(unsigned bits);
 /* A stack of n certificates with its own references (X509 *...): certs_stack_free(). */
-STACK_OF(X509) * certs_stack(int n, ...);
-void certs_stack_free(STACK_OF(X509) * s);
+STACK_OF(X509) *certs_stack(int n, ...);
+void certs_stack_free(STACK_OF(X509) *s);
 /* Malloc'd bytes in .p: free((void *)s.p). */
 struct str certs_der(int n, ...); /* concatenated, of X509 *... */
 struct str certs_pkcs8(EVP_PKEY *key);

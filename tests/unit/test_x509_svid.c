@@ -19,7 +19,7 @@ static void assert_says(const struct err *e, const char *because)
 }
 
 /* Verifies chain against a store of cas, at now_s; both stacks are given up. */
-static bool verify_at(STACK_OF(X509) * chain, STACK_OF(X509) * cas, int64_t now_s, struct err *e)
+static bool verify_at(STACK_OF(X509) *chain, STACK_OF(X509) *cas, int64_t now_s, struct err *e)
 {
     struct spiffe_id id;
     X509_STORE *store = cas != NULL ? x509_store_new(cas) : NULL;
@@ -784,7 +784,7 @@ TEST(x509_svid, validity_is_given_in_milliseconds)
 
 struct own {
     struct cert root, inter, leaf;
-    STACK_OF(X509) * chain, *bundle;
+    STACK_OF(X509) *chain, *bundle;
 };
 
 static struct own own_new(void)
@@ -807,7 +807,7 @@ static void own_free(struct own *o)
     certs_release(&o->root);
 }
 
-static void own_set_chain(struct own *o, STACK_OF(X509) * chain)
+static void own_set_chain(struct own *o, STACK_OF(X509) *chain)
 {
     certs_stack_free(o->chain);
     o->chain = chain;
