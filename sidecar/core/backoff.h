@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* backoff: exponential delays with full jitter; randomness is passed in.  Layer: core. */
+/* backoff: exponential delays, jittered over their upper half; randomness is passed in.  Layer:
+ * core. */
 #ifndef SVIDMAIL_CORE_BACKOFF_H
 #define SVIDMAIL_CORE_BACKOFF_H
 #include <stdint.h>

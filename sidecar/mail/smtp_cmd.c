@@ -192,9 +192,12 @@ static void run_data(struct session *s, struct str arg)
 static void header_refusal(struct mail *m, const struct err *e)
 {
     if (m->refusal.code != 0)
-        return; /* the disk has spoken */
+        return;                                   /* the disk has spoken */
+    static const struct str loop = {"5.4.6 ", 6}; /* mail_body names the one status that differs */
     if (e->code == ERR_LIMIT)
         smtp_reply_set(&m->refusal, 552, "5.3.4", "%s", e->msg);
+    else if (str_starts_with(str_from(e->msg), loop))
+        smtp_reply_set(&m->refusal, 554, "5.4.6", "%s", e->msg + loop.len);
     else
         smtp_reply_set(&m->refusal, 554, "5.6.0", "%s", e->msg);
 }

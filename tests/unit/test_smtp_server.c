@@ -367,6 +367,21 @@ TEST(smtp_server, defects_of_the_body_are_5xx_behind_the_final_dot)
     door_close(&d);
 }
 
+TEST(smtp_server, a_mail_that_runs_in_circles_is_554_5_4_6)
+{
+    struct door d;
+    struct client c;
+    door_open(&d);
+    client_connect(&c, &d);
+    say(&d, &c, "EHLO a\r\nMAIL FROM:<a@s.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n", "354 ");
+    for (int i = 0; i < 101; i++)
+        client_send(&c, STR("Received: from here by there\r\n"));
+    client_send(&c, STR("\r\nx\r\n.\r\n"));
+    expect(&d, &c, "554 5.4.6 routing loop");
+    client_close(&c);
+    door_close(&d);
+}
+
 TEST(smtp_server, a_client_that_leaves_while_its_verdict_is_awaited_is_not_answered)
 {
     struct door d;
