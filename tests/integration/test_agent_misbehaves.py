@@ -131,6 +131,7 @@ def test_redaction_ends_a_mail_under_way_and_tells_its_sender(issued_world):
 def test_denied_after_a_lost_connection_is_a_redaction_only_after_the_grace(issued_world):
     issuer, _, _, sidecar = issued_world()
     sidecar.wait_ready()
+    assert send(sidecar)[0] == 250  # with credentials that outlive the agent
     issuer.stop()
     sidecar.wait_for_event("workload_api.waiting")
     issuer.set_identities(push=False)
@@ -148,6 +149,7 @@ def test_denied_after_a_lost_connection_is_a_redaction_only_after_the_grace(issu
 def test_stream_that_always_ends_well_is_not_hammered(issued_world):
     issuer, _, _, sidecar = issued_world()
     sidecar.wait_ready()
+    assert send(sidecar)[0] == 250
     opened = len(issuer.calls_of(X509))
     done = threading.Event()
 
@@ -173,6 +175,7 @@ def test_stream_that_always_ends_well_is_not_hammered(issued_world):
 def test_stream_torn_in_the_middle_of_a_message_is_opened_again(issued_world):
     issuer, _, _, sidecar = issued_world(torn=True)
     sidecar.wait_ready()
+    assert send(sidecar)[0] == 250  # no JWT call is under way that could be cut instead
     issuer.relay.cut_after(300)
     issuer.rotate()
     sidecar.wait_for_event("workload_api.connected", after=1, timeout=30)
