@@ -131,6 +131,17 @@ def test_credentials_expire_under_way_and_are_renewed(new_sidecar, spire, gatewa
     assert len(aws.requests_of("sts")) == 2
 
 
+def test_jwt_that_sts_calls_expired_is_fetched_anew(new_sidecar, spire, gateway, aws):
+    """An agent may hand out a token with little life left: the second one is not taken from the cache."""
+    aws.inject("sts-expired-token")
+    sidecar = new_sidecar(spire, gateway, aws)
+    sidecar.wait_for_event("credentials.renewed")
+    assert send(sidecar)[0] == 250
+    assert len(aws.requests_of("sts")) == 2
+    assert sidecar.events("credentials.failed", **{"class": "expired"}) == []
+    assert sidecar.count_events("jwt.fetched") == 2
+
+
 STS_REFUSALS = [
     ("sts-access-denied", "trust policy"),
     ("sts-invalid-token", "audience"),
