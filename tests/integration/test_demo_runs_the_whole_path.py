@@ -63,7 +63,7 @@ class Demo:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # Whoever starts the tests in the background has SIGINT ignored, and a shell cannot trap what it inherits so.
+            # Tests that run in the background inherit an ignored SIGINT, and a shell cannot trap what it inherits so.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={**os.environ, "TMPDIR": directory},
             text=True,
