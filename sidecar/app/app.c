@@ -331,8 +331,10 @@ bool app_run(const struct config *cfg, struct err *e)
     a->started_at_ms = clock_wall_ms(a->clock);
     CHECK(uv_loop_init(&a->loop) == 0);
     if (!start(a, e)) {
-        static struct app *left_behind; /* the process ends: what had been started is left to it, */
-        left_behind = a;                /* but not out of the leak checker's sight */
+        /* The process ends: what had been started is left to it, but not out of the leak checker's
+         * sight (volatile, or the store is optimized away). */
+        static struct app *volatile left_behind;
+        left_behind = a;
         process_remove_run_dir(&left_behind->run_dir);
         return false;
     }

@@ -30,7 +30,6 @@ HOMES = {
     "curl/*": ["aws/http.c"],
     "grpc/*": ["identity/workload_api_grpc.c"],
     "microhttpd.h": ["ops/admin.c"],
-    "cyaml/*": ["app/config*.c"],
     "yaml.h": ["app/config*.c"],
     "expat.h": ["aws/*"],
     "jansson.h": ["aws/*", "ops/*", "app/*"],

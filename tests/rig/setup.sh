@@ -9,6 +9,7 @@
 #   need_go                       sets GO: a go command that is new enough
 #   need_envoy                    sets ENVOY_BIN
 #   need_spire                    sets SPIRE_BIN: a directory with spire-server and spire-agent
+# What the mesh and cluster suites need besides is in parts.sh, which this file sources.
 #
 # A part lands in $SVIDMAIL_CACHE under the hash of its pins, so a changed pin is a new place and an old checkout
 # still finds its own.  It is built beside that place and moved there whole; a lock keeps two runs from building twice.
@@ -19,7 +20,7 @@ SYSTEM_PYTHON=/usr/bin/python3
 
 BUILD_PACKAGES="gcc g++ libc6-dev cmake ninja-build pkg-config
   libuv1-dev libssl-dev libcurl4-openssl-dev libgrpc-dev libprotobuf-c-dev protobuf-c-compiler
-  libcyaml-dev libyaml-dev libjansson-dev libexpat1-dev libmicrohttpd-dev libc-ares-dev libxxhash-dev libseccomp-dev libcmocka-dev"
+  libyaml-dev libjansson-dev libexpat1-dev libmicrohttpd-dev libc-ares-dev libxxhash-dev libseccomp-dev libcmocka-dev"
 PYTHON_PACKAGES="python3 python3-venv ca-certificates"
 
 say() { printf '== %s\n' "$*" >&2; }
@@ -197,12 +198,13 @@ need_go() {
 }
 
 # go_build MODULE_DIR OUT_DIR PACKAGE...: nice, offline from any toolchain download, from go.sum alone.
+# GO_CGO=0, GO_TAGS and GO_LDFLAGS are for those that need them.
 go_build() {
     local module=$1 out=$2
     shift 2
     (cd "$SETUP_ROOT/$module" &&
-        GOTOOLCHAIN=local GOFLAGS=-mod=readonly GOWORK=off CGO_ENABLED=1 \
-            nice "$GO" build -trimpath -ldflags "-s -w" -o "$out/" "$@")
+        GOTOOLCHAIN=local GOFLAGS=-mod=readonly GOWORK=off CGO_ENABLED=${GO_CGO:-1} \
+            nice "$GO" build -trimpath -tags "${GO_TAGS:-}" -ldflags "-s -w ${GO_LDFLAGS:-}" -o "$out/" "$@")
 }
 
 make_spire() {
@@ -227,3 +229,6 @@ need_spire() {
     need_go
     with_lock spire make_spire "$SPIRE_BIN"
 }
+
+# shellcheck source=tests/rig/parts.sh
+. "$SETUP_ROOT/tests/rig/parts.sh"
