@@ -89,6 +89,7 @@ class Gateway:
                  timeout: str = "30s", connect_timeout: str = "5s", late_connect: bool = False,
                  on_access: Callable[[dict], None] | None = None):
         self.directory = directory
+        self.host = "127.0.0.1"
         self.identity = identity
         self.allowed = list(allowed)
         self.upstreams = {"api": list(api), "end_to_end": list(end_to_end), "smtp": list(smtp)}

@@ -52,6 +52,18 @@ def stage_program(path: str, directory: str) -> str:
     return target
 
 
+def end_all(endings: list[Callable]) -> None:
+    """Each is called, whatever the others do; then the first trouble is told."""
+    troubles = []
+    for end in endings:
+        try:
+            end()
+        except AssertionError as trouble:
+            troubles.append(trouble)
+    if troubles:
+        raise troubles[0]
+
+
 class Lines:
     """The lines of one output stream: kept, written to a file, and a condition to wait on."""
 
