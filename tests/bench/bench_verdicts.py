@@ -115,7 +115,7 @@ class Rig:
 
 
 def row(what: str, value: str, budget: str = "") -> None:
-    print(f"  {what:<58} {value:>16}   {budget}", flush=True)
+    print(f"  {what:<66} {value:>16}   {budget}", flush=True)
 
 
 def bench_start(rig: Rig) -> None:
@@ -218,17 +218,17 @@ def bench_verdicts(rig: Rig) -> None:
         for sessions, budget in zip((1, 10), budgets, strict=True):
             with rig.quick_ses() as counts, rig.sidecar() as sidecar:
                 rig.load(sidecar, sessions, 200, size)
-                before = sidecar.cpu_seconds()
+                before, opened = sidecar.cpu_seconds(), sidecar.metric("gateway_handshakes_total")
                 mails = 5000 if size < 10_000 else 1000
                 result = rig.load(sidecar, sessions, mails, size)
                 cpu = (sidecar.cpu_seconds() - before) / mails * 1000
-                handshakes = sidecar.metric("gateway_handshakes_total")
+                handshakes = sidecar.metric("gateway_handshakes_total") - opened
             row(f"{label}, {sessions} session(s): CPU-s per 1,000", f"{cpu:.3f}", budget)
             row(f"{label}, {sessions} session(s): mails/s", f"{result['per_second']:.0f}")
             row(f"{label}, {sessions} session(s): dot -> 250, ms p50, p99",
                 f"{result['p50_ms']:.2f}, {result['p99_ms']:.2f}")
-            row(f"{label}, {sessions} session(s): handshakes, STS's included",
-                f"{handshakes:.0f} / {mails + 200}", "<= 1 per 1,000")
+            row(f"{label}, {sessions} session(s): handshakes of the first 200 mails, STS's included", f"{opened:.0f}")
+            row(f"{label}, {sessions} session(s): handshakes after that", f"{handshakes:.0f} / {mails}", "<= 1 per 1,000")
             assert counts["requests"] == mails + 200, counts
 
 
@@ -250,7 +250,8 @@ def bench_memory(rig: Rig) -> None:
 
 
 def bench_latency(rig: Rig) -> None:
-    """The same request by a direct, kept mTLS connection, in turn with mails through svidmail: what svidmail adds."""
+    """The same request by a direct, kept mTLS connection, in turn with mails through svidmail: what svidmail adds.
+    The budget compares with a signed call; this one is not even signed, so the figure errs against svidmail."""
     print("verdict latency over a direct call, one session, 4 kB")
     with rig.quick_ses(), rig.sidecar() as sidecar:
         rig.load(sidecar, 1, 200, 4000)
