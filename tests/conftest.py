@@ -54,6 +54,11 @@ class Programs:
         return stage_program(self._set_up_path("ENVOY_BIN"), self.directory)
 
     @property
+    def kubernetes_dir(self) -> str:
+        """kube-apiserver, etcd, kubectl and the others; they run as root, from where they were built."""
+        return self._set_up_path("KUBERNETES_BIN")
+
+    @property
     def svidmail(self) -> str:
         built = os.environ.get("SVIDMAIL_BIN", str(ROOT / "build" / "dev" / "sidecar" / "svidmail"))
         if not os.path.exists(built):
