@@ -1,0 +1,37 @@
+{{/* SPDX-License-Identifier: Apache-2.0 */}}
+
+{{- define "mail-egress.name" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 63 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{/* One label finds the gateway's pods: for Istio's objects, the Service and the NetworkPolicy alike. */}}
+{{- define "mail-egress.selector" -}}
+istio: {{ include "mail-egress.name" . }}
+{{- end }}
+
+{{- define "mail-egress.labels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: svidmail
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "mail-egress.serviceAccount" -}}
+{{- .Values.gateway.serviceAccount.name | default (include "mail-egress.name" .) -}}
+{{- end }}
+
+{{- define "mail-egress.host" -}}
+{{- printf "%s.%s.svc.%s" (include "mail-egress.name" .) .Release.Namespace .Values.clusterDomain -}}
+{{- end }}
+
+{{- define "mail-egress.spiffeID" -}}
+{{- printf "spiffe://%s/ns/%s/sa/%s" .Values.trustDomain .Release.Namespace (include "mail-egress.serviceAccount" .) -}}
+{{- end }}
