@@ -27,6 +27,7 @@ class BadGateway:
     def __init__(self, aws, domain: certs.TrustDomain):
         self.domain = domain
         self.aws = aws
+        self.host = "127.0.0.1"
         self.accepted = 0
         self.requests: list[bytes] = []
         self.api_port, self.end_to_end_port, self.smtp_port = (ports.free_port() for _ in range(3))
@@ -111,11 +112,14 @@ class BadGateway:
         return stream
 
     def read_request(self, stream: ssl.SSLSocket) -> bytes:
-        """One whole request."""
+        """One whole request; one that ends within its body is none: nobody can have taken it."""
         data = read_head(stream)
         head, _, body = data.partition(b"\r\n\r\n")
         length = int(next(line for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))[15:])
-        while len(body) < length and (more := stream.recv(65536)):
+        while len(body) < length:
+            more = stream.recv(65536)
+            if not more:
+                raise OSError("the client has gone within the body")
             body += more
         with self._lock:
             self.requests.append(head + b"\r\n\r\n" + body)
