@@ -1,0 +1,90 @@
+{{/* SPDX-License-Identifier: Apache-2.0 */}}
+
+{{/* What the sidecar is made of when the chart that includes it says nothing.  helm/svidmail/values.yaml documents the
+     same keys, and a test holds the two together. */}}
+{{- define "svidmail.defaults" -}}
+enabled: true
+image:
+  registry: ""
+  repository: svidmail
+  tag: ""
+  digest: ""
+  pullPolicy: IfNotPresent
+config: {}
+configMap:
+  create: true
+  name: ""
+  labels: {}
+  annotations: {}
+spiffe:
+  csiDriver: csi.spiffe.io
+  socket: spire-agent.sock
+spool:
+  sizeLimit: 1200Mi
+resources:
+  requests:
+    cpu: 5m
+    memory: 16Mi
+  limits:
+    memory: 64Mi
+extraEnv: []
+extraVolumes: []
+extraVolumeMounts: []
+{{- end -}}
+
+{{/* The chart's values under the key svidmail, laid over the defaults; checked.  Argument: the root of a chart that
+     has svidmail or svidmail-lib as a dependency. */}}
+{{- define "svidmail.values" -}}
+{{- $given := .Values.svidmail | default dict -}}
+{{- $values := include "svidmail.overlay" $given | fromYaml -}}
+{{- $name := $values.configMap.name -}}
+{{- if not $name -}}
+  {{- $name = include "svidmail.configMapName" (list .Release.Name (and (hasKey .Subcharts "svidmail") $values.configMap.create)) -}}
+{{- end -}}
+{{- $_ := set $values.configMap "name" $name -}}
+{{- include "svidmail.check" (list "svidmail." $values) -}}
+{{- toYaml $values -}}
+{{- end -}}
+
+{{/* Values laid over the defaults: two levels, so that image.tag alone may be given, and a map below (limits) is taken
+     as it is.  Argument: the values.  sprig's merge would not let false or "" win over a default. */}}
+{{- define "svidmail.overlay" -}}
+{{- $values := include "svidmail.defaults" . | fromYaml -}}
+{{- $others := list "global" "podMonitor" "svidmail-lib" -}}
+{{- range $key, $value := . -}}
+  {{- if has $key $others -}}
+  {{- else if not (hasKey $values $key) -}}
+    {{- fail (printf "svidmail: unknown value %q; known are: %s" $key (join ", " (keys $values | sortAlpha))) -}}
+  {{- else if not (kindIs "map" $value) -}}
+    {{- $_ := set $values $key $value -}}
+  {{- else -}}
+    {{- $known := get $values $key -}}
+    {{- range $k, $v := $value -}}
+      {{- if and (not (hasKey $known $k)) (not (has $key (list "config" "resources"))) -}}
+        {{- fail (printf "svidmail: unknown value \"%s.%s\"; known are: %s" $key $k (join ", " (keys $known | sortAlpha))) -}}
+      {{- end -}}
+      {{- $_ := set $known $k $v -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- toYaml $values -}}
+{{- end -}}
+
+{{/* "svidmail" where the ConfigMap stands by itself in its namespace; with the release's name where every app's chart
+     brings its own.  Argument: list RELEASE-NAME IS-DEPENDENCY. */}}
+{{- define "svidmail.configMapName" -}}
+{{- if index . 1 -}}
+  {{- printf "%s-svidmail" (index . 0 | trunc 54 | trimSuffix "-") -}}
+{{- else -}}
+svidmail
+{{- end -}}
+{{- end -}}
+
+{{/* The text of svidmail.yaml.  Helm's YAML 1.1 reads a bare off as false, which svidmail would refuse. */}}
+{{- define "svidmail.configText" -}}
+{{- $config := deepCopy .config -}}
+{{- if and (kindIs "map" $config.log) (kindIs "bool" ($config.log).recipients) -}}
+  {{- $_ := set $config.log "recipients" "off" -}}
+{{- end -}}
+{{- toYaml $config -}}
+{{- end -}}
