@@ -2,7 +2,7 @@
 """The rig's own apiserver judges, stores and refuses as a cluster's does, with nobody behind it."""
 
 import pytest
-from support.mesh_kube_api import Refused
+from support.kubectl import Refused
 
 CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "svidmail"}, "data": {"a": "b"}}
 POD = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "app"},
