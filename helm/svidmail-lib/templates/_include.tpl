@@ -48,11 +48,18 @@ svidmail.io/inject: "true"
 {{- $values := index . 0 -}}
 {{- $annotations := deepCopy (index . 1) -}}
 {{- range $key, $ports := include "svidmail.sidecar.excludedPorts" $values | fromYaml -}}
-  {{- $merged := list -}}
-  {{- range $port := concat (get $annotations $key | toString | splitList ",") $ports -}}
-    {{- $merged = append $merged (trim $port) -}}
+  {{- $theirs := list -}}
+  {{- range $port := get $annotations $key | toString | splitList "," -}}
+    {{- $theirs = append $theirs (trim $port) -}}
   {{- end -}}
-  {{- $_ := set $annotations $key (without ($merged | uniq) "" | join ",") -}}
+  {{- $theirs = without $theirs "" -}}
+  {{- $ours := list -}}
+  {{- range $port := $ports -}}
+    {{- if not (has $port $theirs) -}}
+      {{- $ours = append $ours $port -}}
+    {{- end -}}
+  {{- end -}}
+  {{- $_ := set $annotations $key (concat $theirs $ours | join ",") -}}
 {{- end -}}
 {{- if ne $values.configMap.name "svidmail" -}}
   {{- $_ := set $annotations "svidmail.io/config" $values.configMap.name -}}
