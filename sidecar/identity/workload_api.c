@@ -110,23 +110,27 @@ bool workload_api_is_stopping(const struct workload_api *w)
 /* --- what an answer means --- */
 
 /* is_reached: the agent has answered on this call before, so the socket cannot be the trouble. */
-void workload_api_explain(const struct workload_api *w, int status, const char *details,
-                          bool is_reached, struct err *e)
+const char *workload_api_explain(const struct workload_api *w, int status, const char *details,
+                                 bool is_reached, struct err *e)
 {
-    char seen[240];
+    char seen[240] = "";
     if (status < 0 || status >= WS_COUNT)
         status = WS_UNKNOWN;
-    const char *words = answers[status].words, *why = details;
-    if (status == WS_UNAVAILABLE && is_reached)
+    const char *words = answers[status].words, *name = answers[status].name, *found = "";
+    if (status == WS_UNAVAILABLE && is_reached) {
         words = "the connection to the agent was lost";
-    else if (status == WS_UNAVAILABLE &&
-             workload_endpoint_explain(&w->endpoint, details, seen, sizeof seen)[0] != '\0')
-        why = seen;
+        name = "lost";
+    } else if (status == WS_UNAVAILABLE) {
+        found = workload_endpoint_explain(&w->endpoint, details, seen, sizeof seen);
+    }
+    const char *why = found[0] != '\0' ? seen : details;
     err_set(e, answers[status].code, 0, "%s%s%s", words, why[0] != '\0' ? ": " : "", why);
+    return found[0] != '\0' ? found : name;
 }
 
-static void set_trouble(struct workload_api *w, const struct err *e)
+static void set_trouble(struct workload_api *w, const char *name, const struct err *e)
 {
+    w->status.trouble = name;
     w->status.last_error = *e;
     svid_store_set_waiting(w->store, e);
 }
@@ -204,13 +208,14 @@ static void take_update(struct workload_api *w, const X509SVIDResponse *m, struc
     }
     w->status.last_update_at_ms = now;
     w->status.last_error = (struct err){.code = ERR_NONE};
+    w->status.trouble = "";
     timer_stop(w->timer);
 }
 
 /* C18: the state before stays.  Asked for again later: what is wrong may be a matter of time. */
 static void discard_update(struct workload_api *w, const struct err *e)
 {
-    set_trouble(w, e);
+    set_trouble(w, "discarded", e);
     if (!log_is_repeat(EV_WORKLOAD_API_DISCARDED, e->msg, TELL_AGAIN_MS))
         LOG_ERR(EV_WORKLOAD_API_DISCARDED, e, F_STR("endpoint", w->endpoint.shown));
     if (!timer_is_active(w->timer))
@@ -264,8 +269,8 @@ static void on_stream_end(void *arg, int status, const char *details)
         return;
     }
     metric_add(M_WORKLOAD_API_STREAM_ENDS, METRIC_L(answers[row].name), 1);
-    workload_api_explain(w, status, details, was_live, &e);
-    set_trouble(w, &e);
+    const char *name = workload_api_explain(w, status, details, was_live, &e);
+    set_trouble(w, name, &e);
     if (row == WS_PERMISSION_DENIED)
         judge_denial(w, was_live, &e);
     else
@@ -298,13 +303,14 @@ static void on_silence(void *arg)
     struct workload_api *w = arg;
     struct err e;
     CHECK(w->state == WATCH_OPENING);
+    bool is_taken = workload_rpc_is_connected(w->rpc);
     err_set(
         &e, ERR_TIMEOUT, 0, "%s",
-        workload_rpc_is_connected(w->rpc)
+        is_taken
             ? "the agent has taken the call and is silent: it attests this workload (up to 30 s), "
               "or its entry has no SVID yet"
             : "something listens at the agent's socket, but does not answer: it hangs");
-    set_trouble(w, &e);
+    set_trouble(w, is_taken ? "silent" : "hangs", &e);
     if (!log_is_repeat(EV_WORKLOAD_API_WAITING, e.msg, TELL_AGAIN_MS))
         LOG_ERR(EV_WORKLOAD_API_WAITING, &e, F_STR("endpoint", w->endpoint.shown));
 }
@@ -328,6 +334,7 @@ bool workload_api_new(const struct workload_api_config *cfg, struct svid_store *
     struct workload_api *w = xcalloc(1, sizeof *w);
     w->endpoint = endpoint;
     w->status.endpoint = w->endpoint.shown;
+    w->status.trouble = "";
     w->max_retry_ms = cfg->max_retry_ms != 0 ? cfg->max_retry_ms : MAX_RETRY_MS;
     w->grace_ms = cfg->redaction_grace_ms != 0 ? cfg->redaction_grace_ms : REDACTION_GRACE_MS;
     backoff_init(&w->soon, cfg->first_retry_ms != 0 ? cfg->first_retry_ms : FIRST_RETRY_MS,

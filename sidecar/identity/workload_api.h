@@ -48,6 +48,11 @@ struct workload_api_status {
     bool is_connected;
     unsigned n_updates, n_reconnects;
     struct err last_error;     /* code ERR_NONE if all is well */
+    const char *trouble;       /* last_error's name, "" if all is well: a gRPC status
+                                  ("permission_denied"), what the file system knows instead of
+                                  "unavailable" ("no_directory", "no_socket", "not_a_socket",
+                                  "not_allowed", "not_listening"), "lost", "silent", "hangs",
+                                  "discarded" */
     int64_t last_update_at_ms; /* wall, 0 = never */
     const char *endpoint;
 };

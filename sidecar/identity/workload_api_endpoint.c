@@ -142,7 +142,7 @@ static void list_neighbours(const char *directory, char *out, size_t cap)
     buf_release(&b);
 }
 
-static void explain_absent(const char *path, char *out, size_t cap)
+static const char *explain_absent(const char *path, char *out, size_t cap)
 {
     char directory[sizeof((struct workload_endpoint *)0)->path], names[100];
     struct stat st;
@@ -151,33 +151,39 @@ static void explain_absent(const char *path, char *out, size_t cap)
     str_copy(directory, sizeof directory, (struct str){path, len});
     if (stat(directory, &st) == -1) {
         snprintf(out, cap, "there is no directory %s: is the socket's volume mounted?", directory);
-        return;
+        return "no_directory";
     }
     list_neighbours(directory, names, sizeof names);
     snprintf(out, cap,
              "there is no %s: no SPIRE agent on this node, or another name (%s holds: %s)", path,
              directory, names);
+    return "no_socket";
 }
 
-char *workload_endpoint_explain(const struct workload_endpoint *ep, const char *details, char *out,
-                                size_t cap)
+static const char *explain_forbidden(const char *path, char *out, size_t cap)
+{
+    snprintf(out, cap, "%s: %s (as uid %u)", path, strerror(errno), (unsigned)getuid());
+    return "not_allowed";
+}
+
+const char *workload_endpoint_explain(const struct workload_endpoint *ep, const char *details,
+                                      char *out, size_t cap)
 {
     struct stat st;
     out[0] = '\0';
     if (ep->path[0] == '\0')
-        return out;
-    if (stat(ep->path, &st) == -1) {
-        if (errno == ENOENT || errno == ENOTDIR)
-            explain_absent(ep->path, out, cap);
-        else
-            snprintf(out, cap, "%s: %s (as uid %u)", ep->path, strerror(errno), (unsigned)getuid());
-    } else if (!S_ISSOCK(st.st_mode)) {
+        return "";
+    if (stat(ep->path, &st) == -1)
+        return errno == ENOENT || errno == ENOTDIR ? explain_absent(ep->path, out, cap)
+                                                   : explain_forbidden(ep->path, out, cap);
+    if (!S_ISSOCK(st.st_mode)) {
         snprintf(out, cap, "%s is not a socket", ep->path);
-    } else if (access(ep->path, W_OK) == -1) {
-        snprintf(out, cap, "%s: %s (as uid %u)", ep->path, strerror(errno), (unsigned)getuid());
-    } else if (strstr(details, "Connection refused") != NULL) {
-        snprintf(out, cap, "%s is there, but nobody listens: the agent is down or starting",
-                 ep->path);
+        return "not_a_socket";
     }
-    return out;
+    if (access(ep->path, W_OK) == -1)
+        return explain_forbidden(ep->path, out, cap);
+    if (strstr(details, "Connection refused") == NULL)
+        return "";
+    snprintf(out, cap, "%s is there, but nobody listens: the agent is down or starting", ep->path);
+    return "not_listening";
 }

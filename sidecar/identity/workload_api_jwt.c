@@ -87,7 +87,7 @@ static void on_jwt_end(void *arg, int status, const char *details)
     if (workload_api_is_stopping(c->w))
         err_set(&e, ERR_CANCELED, 0, "stopped");
     else if (status != WS_OK)
-        workload_api_explain(c->w, status, details, false, &e);
+        (void)workload_api_explain(c->w, status, details, false, &e);
     else if (c->token == NULL && e.code == ERR_NONE)
         err_set(&e, ERR_SYNTAX, 0, "the agent's answer holds no JWT-SVID%s%.160s",
                 c->wanted_id[0] != '\0' ? " for " : "", c->wanted_id);

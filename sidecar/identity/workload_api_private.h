@@ -28,10 +28,10 @@ struct workload_endpoint {
 NODISCARD bool workload_endpoint_parse(const char *endpoint, struct workload_endpoint *out,
                                        struct err *e);
 /* Why nobody answers there, by what the file system knows: no directory, no socket (and what lies
- * there instead), no right to enter, nobody listening (details is gRPC's text).  "" if all looks
- * well.  Returns out. */
-char *workload_endpoint_explain(const struct workload_endpoint *ep, const char *details, char *out,
-                                size_t cap);
+ * there instead), no right to enter, nobody listening (details is gRPC's text).  out and the name
+ * that is returned are "" if all looks well. */
+const char *workload_endpoint_explain(const struct workload_endpoint *ep, const char *details,
+                                      char *out, size_t cap);
 
 /* --- update --- */
 
@@ -137,9 +137,10 @@ struct workload_api {
 bool workload_api_is_stopping(const struct workload_api *w);
 /* While stopping: goes on once no call is left.  May be the last thing that is done with w. */
 void workload_api_finish_when_idle(struct workload_api *w);
-/* What a status means, in words.  is_reached: the agent has answered on this call before. */
-void workload_api_explain(const struct workload_api *w, int status, const char *details,
-                          bool is_reached, struct err *e);
+/* What a status means, in words, and its name (workload_api_status.trouble).  is_reached: the agent
+ * has answered on this call before. */
+const char *workload_api_explain(const struct workload_api *w, int status, const char *details,
+                                 bool is_reached, struct err *e);
 void workload_api_cancel_all(struct workload_api *w);
 
 #endif

@@ -254,29 +254,31 @@ TEST(workload_api, each_status_has_its_class_and_its_time_to_try_again)
         int status;
         enum err_code code;
         uint64_t least_ms, most_ms;
-        const char *words;
+        const char *trouble, *words;
     } cases[] = {
-        {WS_OK, ERR_UNAVAIL, 100, 200, "ended the stream"},
-        {WS_CANCELLED, ERR_UNAVAIL, 100, 200, "cut the stream"},
-        {WS_UNKNOWN, ERR_UNAVAIL, 100, 200, "has failed: as it says"},
-        {WS_INVALID_ARGUMENT, ERR_DENIED, MINUTE_MS, MINUTE_MS, "workload.spiffe.io header"},
-        {WS_DEADLINE_EXCEEDED, ERR_TIMEOUT, 100, 200, "in time"},
-        {WS_NOT_FOUND, ERR_UNAVAIL, 100, 200, "has failed"},
-        {WS_ALREADY_EXISTS, ERR_UNAVAIL, 100, 200, "has failed"},
-        {WS_PERMISSION_DENIED, ERR_DENIED, 500, 1000,
+        {WS_OK, ERR_UNAVAIL, 100, 200, "ok", "ended the stream"},
+        {WS_CANCELLED, ERR_UNAVAIL, 100, 200, "cancelled", "cut the stream"},
+        {WS_UNKNOWN, ERR_UNAVAIL, 100, 200, "unknown", "has failed: as it says"},
+        {WS_INVALID_ARGUMENT, ERR_DENIED, MINUTE_MS, MINUTE_MS, "invalid_argument",
+         "workload.spiffe.io header"},
+        {WS_DEADLINE_EXCEEDED, ERR_TIMEOUT, 100, 200, "deadline_exceeded", "in time"},
+        {WS_NOT_FOUND, ERR_UNAVAIL, 100, 200, "not_found", "has failed"},
+        {WS_ALREADY_EXISTS, ERR_UNAVAIL, 100, 200, "already_exists", "has failed"},
+        {WS_PERMISSION_DENIED, ERR_DENIED, 500, 1000, "permission_denied",
          "no registration entry matches it: as it says"},
-        {WS_RESOURCE_EXHAUSTED, ERR_DENIED, MINUTE_MS, MINUTE_MS, "too large or too much"},
-        {WS_FAILED_PRECONDITION, ERR_UNAVAIL, 100, 200, "has failed"},
-        {WS_ABORTED, ERR_UNAVAIL, 100, 200, "has failed"},
-        {WS_OUT_OF_RANGE, ERR_UNAVAIL, 100, 200, "has failed"},
-        {WS_UNIMPLEMENTED, ERR_DENIED, MINUTE_MS, MINUTE_MS,
+        {WS_RESOURCE_EXHAUSTED, ERR_DENIED, MINUTE_MS, MINUTE_MS, "resource_exhausted",
+         "too large or too much"},
+        {WS_FAILED_PRECONDITION, ERR_UNAVAIL, 100, 200, "failed_precondition", "has failed"},
+        {WS_ABORTED, ERR_UNAVAIL, 100, 200, "aborted", "has failed"},
+        {WS_OUT_OF_RANGE, ERR_UNAVAIL, 100, 200, "out_of_range", "has failed"},
+        {WS_UNIMPLEMENTED, ERR_DENIED, MINUTE_MS, MINUTE_MS, "unimplemented",
          "Istio's SDS socket, not a SPIFFE Workload API"},
-        {WS_INTERNAL, ERR_UNAVAIL, 100, 200, "has failed"},
-        {WS_UNAVAILABLE, ERR_UNAVAIL, 100, 200, "there is no directory /nowhere"},
-        {WS_DATA_LOSS, ERR_UNAVAIL, 100, 200, "has failed"},
-        {WS_UNAUTHENTICATED, ERR_UNAVAIL, 100, 200, "attest"},
-        {99, ERR_UNAVAIL, 100, 200, "has failed: as it says"},
-        {-1, ERR_UNAVAIL, 100, 200, "has failed: as it says"},
+        {WS_INTERNAL, ERR_UNAVAIL, 100, 200, "internal", "has failed"},
+        {WS_UNAVAILABLE, ERR_UNAVAIL, 100, 200, "no_directory", "there is no directory /nowhere"},
+        {WS_DATA_LOSS, ERR_UNAVAIL, 100, 200, "data_loss", "has failed"},
+        {WS_UNAUTHENTICATED, ERR_UNAVAIL, 100, 200, "unauthenticated", "attest"},
+        {99, ERR_UNAVAIL, 100, 200, "unknown", "has failed: as it says"},
+        {-1, ERR_UNAVAIL, 100, 200, "unknown", "has failed: as it says"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         setup();
@@ -287,6 +289,7 @@ TEST(workload_api, each_status_has_its_class_and_its_time_to_try_again)
         assert_int_equal(last.code, cases[i].code);
         if (strstr(last.msg, cases[i].words) == NULL)
             fail_msg("%d: \"%s\"", cases[i].status, last.msg);
+        assert_string_equal(status().trouble, cases[i].trouble);
         assert_false(svid_store_select(store, SVID_MESH, &set, &v, &shown));
         assert_non_null(strstr(shown.msg, last.msg));
         assert_attempt_within(cases[i].least_ms, cases[i].most_ms);
@@ -413,11 +416,13 @@ TEST(workload_api, an_equal_update_on_a_new_stream_is_still_equal)
     assert_false(status().is_connected);
     assert_string_equal(status().last_error.msg,
                         "the connection to the agent was lost: as it says");
+    assert_string_equal(status().trouble, "lost");
     (void)wait_for_attempt();
     agent_sends(ID);
     assert_int_equal(generation(), 1);
     assert_true(status().is_connected);
     assert_int_equal(status().last_error.code, ERR_NONE);
+    assert_string_equal(status().trouble, "");
     fake_time_advance(3000);
     svid_store_refresh_metrics(store);
     assert_true(metric_get(M_BUNDLE_AGE, METRIC_L("td.test")) == 3);
@@ -433,6 +438,7 @@ TEST(workload_api, an_unusable_message_leaves_the_state_before)
     assert_int_equal(generation(), 1);
     assert_int_equal(status().last_error.code, ERR_SYNTAX);
     assert_non_null(strstr(status().last_error.msg, "holds no SVID"));
+    assert_string_equal(status().trouble, "discarded");
     agent_sends("spiffe://td.test/forged");
     assert_int_equal(generation(), 1);
     last_rpc()->ev.on_message(last_rpc()->arg, NULL);
@@ -611,6 +617,7 @@ TEST(workload_api, a_silent_agent_is_waited_for_and_told_apart_from_one_that_han
         fake_time_advance(1);
         assert_int_equal(status().last_error.code, ERR_TIMEOUT);
         assert_non_null(strstr(status().last_error.msg, i == 0 ? "is silent" : "it hangs"));
+        assert_string_equal(status().trouble, i == 0 ? "silent" : "hangs");
         fake_time_advance(10 * MINUTE_MS);
         assert_false(rpcs[0].is_canceled);
         agent_sends(ID);
