@@ -113,6 +113,8 @@ make_helm() {
     for major in 3 4; do
         version=$(sed -n "s|.*helm.sh/helm/v$major \(v[0-9.]*\).*|\1|p" "$SETUP_ROOT/tests/rig/helm$major/go.mod")
         local GO_LDFLAGS="-X helm.sh/helm/v$major/internal/version.version=$version"
+        # Without a cluster helm 3 believes in the Kubernetes it was linked for, as its own Makefile says it; helm 4 knows.
+        [ "$major" = 4 ] || GO_LDFLAGS+=" -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=36"
         static_go "helm$major" "helm$major" "$out" "helm.sh/helm/v$major/cmd/helm"
         mv "$out/helm" "$out/helm$major"
     done

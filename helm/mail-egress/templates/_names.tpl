@@ -1,4 +1,4 @@
-{{/* SPDX-License-Identifier: Apache-2.0 */}}
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
 
 {{- define "mail-egress.name" -}}
 {{- if .Values.fullnameOverride -}}
@@ -15,12 +15,17 @@
 istio: {{ include "mail-egress.name" . }}
 {{- end }}
 
-{{- define "mail-egress.labels" -}}
+{{/* What stays as it is from version to version: a change of a pod's labels would roll the gateway. */}}
+{{- define "mail-egress.podLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/part-of: svidmail
+{{- end }}
+
+{{- define "mail-egress.labels" -}}
+{{ include "mail-egress.podLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-app.kubernetes.io/part-of: svidmail
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 

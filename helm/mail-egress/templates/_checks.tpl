@@ -1,0 +1,275 @@
+{{- /* SPDX-License-Identifier: Apache-2.0 */ -}}
+
+{{/*
+Every value that cannot work, in one answer: the key, what is wrong with it, and the cure.  Types and unknown keys are
+values.schema.json's; here is what a schema says badly or cannot know.
+*/}}
+{{- define "mail-egress.checks" -}}
+{{- $found := list }}
+{{- range list "identity" "regions" "clients" "ports" "calls" "upstream" "extraHosts" "gateway" "networkPolicy" "cluster" }}
+  {{- $found = concat $found (include (printf "mail-egress.check.%s" .) $ | fromJsonArray) }}
+{{- end }}
+{{- if $found }}
+  {{- fail (printf "\n\nmail-egress cannot be installed like this:\n\n- %s\n" (join "\n- " $found)) }}
+{{- end }}
+{{- end }}
+
+{{- define "mail-egress.check.identity" -}}
+{{- $found := list }}
+{{- $domain := .Values.trustDomain }}
+{{- if eq $domain "" }}
+  {{- $found = append $found "trustDomain is empty: set it to the mesh's SPIFFE trust domain, e.g. example.org" }}
+{{- else if hasPrefix "spiffe://" $domain }}
+  {{- $found = append $found (printf "trustDomain %q is a SPIFFE ID: give the trust domain alone, without spiffe:// and path" $domain) }}
+{{- else if not (regexMatch "^[a-z0-9._-]{1,255}$" $domain) }}
+  {{- $found = append $found (printf "trustDomain %q is no trust domain: lower-case letters, digits, dots, dashes and underscores only" $domain) }}
+{{- end }}
+{{- if hasKey (dict "istio-system" 1 "kube-system" 1 "default" 1) .Release.Namespace }}
+  {{- $found = append $found (printf "the namespace %s is shared with others, and a policy in istio-system binds the whole mesh: install into a namespace of its own, helm install --namespace mail-egress --create-namespace" .Release.Namespace) }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{- define "mail-egress.check.regions" -}}
+{{- $found := list }}
+{{- $seen := dict }}
+{{- if not .Values.regions }}
+  {{- $found = append $found "regions is empty: name the AWS regions whose SES is used, e.g. regions: [eu-central-1]" }}
+{{- end }}
+{{- range $i, $region := .Values.regions }}
+  {{- if not (regexMatch "^[a-z]{2,5}(-[a-z]+)+-[0-9]{1,2}$" $region) }}
+    {{- $found = append $found (printf "regions[%d] %q is no AWS region: it should look like eu-central-1 (a region, no availability zone)" $i $region) }}
+  {{- else if regexMatch "^[a-z]{2}-iso[a-z]?-" $region }}
+    {{- $found = append $found (printf "regions[%d] %q is in a partition whose host names this chart does not know: leave it out and name its hosts in extraHosts" $i $region) }}
+  {{- else if hasKey $seen $region }}
+    {{- $found = append $found (printf "regions[%d] %q stands there twice: remove one" $i $region) }}
+  {{- end }}
+  {{- $_ := set $seen $region true }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{- define "mail-egress.check.clients" -}}
+{{- $found := list }}
+{{- $seen := dict }}
+{{- $label := "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" }}
+{{- if not (or .Values.clients .Values.extraPrincipals) }}
+  {{- $found = append $found "clients is empty, and so is extraPrincipals: nobody could send; name a workload, e.g. clients: [{namespace: shop, serviceAccount: checkout}]" }}
+{{- end }}
+{{- range $i, $client := .Values.clients }}
+  {{- $who := printf "%s/%s" .namespace .serviceAccount }}
+  {{- if contains "*" $who }}
+    {{- $found = append $found (printf "clients[%d] %s has a wildcard: the policy names each workload exactly; list them one by one" $i $who) }}
+  {{- else if not (regexMatch $label .namespace) }}
+    {{- $found = append $found (printf "clients[%d].namespace %q is no namespace's name: lower-case letters, digits and dashes" $i .namespace) }}
+  {{- else if not (regexMatch "^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$" .serviceAccount) }}
+    {{- $found = append $found (printf "clients[%d].serviceAccount %q is no service account's name: lower-case letters, digits, dots and dashes" $i .serviceAccount) }}
+  {{- else if hasKey $seen $who }}
+    {{- $found = append $found (printf "clients[%d] %s stands there twice: remove one" $i $who) }}
+  {{- end }}
+  {{- $_ := set $seen $who true }}
+{{- end }}
+{{- $domains := prepend .Values.federatedTrustDomains .Values.trustDomain }}
+{{- range $i, $principal := .Values.extraPrincipals }}
+  {{- $domain := splitList "/" $principal | first }}
+  {{- if hasPrefix "spiffe://" $principal }}
+    {{- $found = append $found (printf "extraPrincipals[%d] %q: a policy writes identities without the scheme; remove spiffe://" $i $principal) }}
+  {{- else if contains "*" $principal }}
+    {{- $found = append $found (printf "extraPrincipals[%d] %q has a wildcard, and would let in identities that do not exist yet; list them one by one" $i $principal) }}
+  {{- else if not (regexMatch "^[a-z0-9._-]+(/[A-Za-z0-9._-]+)+$" $principal) }}
+    {{- $found = append $found (printf "extraPrincipals[%d] %q is no identity: it should look like example.org/ns/shop/sa/checkout/svidmail" $i $principal) }}
+  {{- else if not (has $domain $domains) }}
+    {{- $found = append $found (printf "extraPrincipals[%d] %q is of the trust domain %s, not of %s: correct it, or if the gateway has that domain's bundle, add it to federatedTrustDomains" $i $principal $domain $.Values.trustDomain) }}
+  {{- else if hasKey $seen $principal }}
+    {{- $found = append $found (printf "extraPrincipals[%d] %q stands there twice: remove one" $i $principal) }}
+  {{- end }}
+  {{- $_ := set $seen $principal true }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{- define "mail-egress.check.ports" -}}
+{{- $found := list }}
+{{- $seen := dict }}
+{{- range $via, $port := .Values.gateway.ports }}
+  {{- $key := printf "gateway.ports.%s" $via }}
+  {{- $number := int $port }}
+  {{- if hasKey $seen (toString $number) }}
+    {{- $found = append $found (printf "%s %d is %s as well: each needs a port of its own" $key $number (get $seen (toString $number))) }}
+  {{- else if and (ge $number 15000) (le $number 15100) }}
+    {{- $found = append $found (printf "%s %d is among the ports of Istio's proxy itself (15000 to 15100): take another, usual are 9443, 9444 and 9465" $key $number) }}
+  {{- else if or (lt $number 1024) (gt $number 65535) }}
+    {{- $found = append $found (printf "%s %d cannot be opened by the gateway, which is not root: take one from 1024 to 65535, usual are 9443, 9444 and 9465" $key $number) }}
+  {{- end }}
+  {{- $_ := set $seen (toString $number) $key }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{- define "mail-egress.check.calls" -}}
+{{- $found := list }}
+{{- if not .Values.api.calls }}
+  {{- $found = append $found "api.calls is empty: no call would pass the API port; svidmail needs {method: POST, path: /v2/email/outbound-emails}" }}
+{{- end }}
+{{- range $i, $call := .Values.api.calls }}
+  {{- if not (regexMatch "^/[A-Za-z0-9/._~-]*$" .path) }}
+    {{- $found = append $found (printf "api.calls[%d].path %q is no plain path: it begins with / and is compared exactly, so no wildcard, no pattern, no query" $i .path) }}
+  {{- end }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{- define "mail-egress.check.upstream" -}}
+{{- $found := list }}
+{{- range $key := list "connectTimeout" "timeout" "idleTimeout" "streamIdleTimeout" }}
+  {{- $value := index $.Values.upstream $key }}
+  {{- if not (regexMatch "^[1-9][0-9]*(ms|s|m|h)$" $value) }}
+    {{- $found = append $found (printf "upstream.%s %q is no duration: write a number and ms, s, m or h, e.g. 30s" $key $value) }}
+  {{- end }}
+{{- end }}
+{{- if not (or (eq .Values.upstream.caCertificates "system") (hasPrefix "/" .Values.upstream.caCertificates)) }}
+  {{- $found = append $found (printf "upstream.caCertificates %q is neither system nor an absolute path in the gateway's pod: without roots AWS would not be judged" .Values.upstream.caCertificates) }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{- define "mail-egress.check.extraHosts" -}}
+{{- $found := list }}
+{{- $own := include "mail-egress.hosts" (dict "Values" (omit .Values "extraHosts")) | fromJson }}
+{{- $seen := dict }}
+{{- range $i, $extra := .Values.extraHosts }}
+  {{- $key := printf "extraHosts[%d]" $i }}
+  {{- $port := .port | default (eq .via "smtp" | ternary 465 443) | int }}
+  {{- if not (regexMatch "^([a-z0-9]([a-z0-9-]*[a-z0-9])?[.])+[a-z]([a-z0-9-]*[a-z0-9])?$" .host) }}
+    {{- $found = append $found (printf "%s.host %q is no full DNS name in lower case: the name chooses the route and is looked for in the host's certificate, so no address and no wildcard" $key .host) }}
+  {{- else if hasKey (get $own .host | default dict) .via }}
+    {{- $found = append $found (printf "%s %s is reached by %s already, as a host of regions: remove it" $key .host .via) }}
+  {{- else if hasKey $seen (printf "%s %s" .host .via) }}
+    {{- $found = append $found (printf "%s %s by %s stands there twice: remove one" $key .host .via) }}
+  {{- else if and (ne .via "end_to_end") (eq $port (int $.Values.gateway.ports.end_to_end)) }}
+    {{- $found = append $found (printf "%s.port %d is gateway.ports.end_to_end, by which the chart tells bytes from calls: choose another for gateway.ports.end_to_end" $key $port) }}
+  {{- else if and (eq .via "api") (regexMatch "^(sts|rolesanywhere)[.-]" .host) }}
+    {{- $found = append $found (printf "%s.via api would show the gateway the credentials in the answers of %s: use end_to_end, as svidmail does" $key .host) }}
+  {{- else if hasKey $seen (printf "%s:%d" .host $port) }}
+    {{- $found = append $found (printf "%s: %s port %d is there by another port of the gateway: one host port goes one way" $key .host $port) }}
+  {{- end }}
+  {{- $_ := set $seen (printf "%s %s" .host .via) true }}
+  {{- if ne .via "end_to_end" }}{{ $_ := set $seen (printf "%s:%d" .host $port) true }}{{ end }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{- define "mail-egress.check.gateway" -}}
+{{- $found := list }}
+{{- with .Values.gateway.autoscaling }}
+  {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+    {{- $found = append $found (printf "gateway.autoscaling.minReplicas %d is more than maxReplicas %d: correct one of them" (int .minReplicas) (int .maxReplicas)) }}
+  {{- end }}
+{{- end }}
+{{- if not (regexMatch "^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*$" .Values.gateway.templates) }}
+  {{- $found = append $found (printf "gateway.templates %q is no list of injection templates: names with commas between, e.g. gateway,spire-gateway" .Values.gateway.templates) }}
+{{- end }}
+{{- range list "istio" "sidecar.istio.io/inject" "istio.io/rev" }}
+  {{- if hasKey $.Values.gateway.podLabels . }}
+    {{- $found = append $found (printf "gateway.podLabels may not set %s, which the chart sets itself: remove it there" .) }}
+  {{- end }}
+{{- end }}
+{{- range list "inject.istio.io/templates" "proxy.istio.io/config" }}
+  {{- if hasKey $.Values.gateway.podAnnotations . }}
+    {{- $found = append $found (printf "gateway.podAnnotations may not set %s, which the chart sets itself: use gateway.templates, gateway.concurrency, gateway.drainSeconds" .) }}
+  {{- end }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{/* Blocks that hold a link-local or metadata address, or so much that nobody could say what they hold. */}}
+{{- define "mail-egress.check.networkPolicy" -}}
+{{- $found := list }}
+{{- with .Values.networkPolicy }}
+{{- if .enabled }}
+  {{- if not (or .aws.internet .aws.cidrs) }}
+    {{- $found = append $found "networkPolicy.aws.internet is false and networkPolicy.aws.cidrs is empty: the gateway could reach nothing; name the blocks of the VPC's interface endpoints" }}
+  {{- end }}
+  {{- if and $.Values.extraPrincipals (not (or $.Values.clients .clientNamespaces)) }}
+    {{- $found = append $found "networkPolicy.clientNamespaces is empty, and there are no clients: nobody could dial the gateway; name the namespaces of extraPrincipals" }}
+  {{- end }}
+  {{- $blocks := list }}
+  {{- range $i, $cidr := .aws.cidrs }}
+    {{- $blocks = append $blocks (dict "key" (printf "networkPolicy.aws.cidrs[%d]" $i) "cidr" $cidr) }}
+  {{- end }}
+  {{- range $i, $rule := .extraEgress }}
+    {{- if not .to }}
+      {{- $found = append $found (printf "networkPolicy.extraEgress[%d] has no to, and would open everything, the cloud's metadata service too: say where to" $i) }}
+    {{- end }}
+    {{- range $j, $peer := .to }}
+      {{- with .ipBlock }}
+        {{- $blocks = append $blocks (dict "key" (printf "networkPolicy.extraEgress[%d].to[%d].ipBlock.cidr" $i $j) "cidr" .cidr) }}
+      {{- end }}
+    {{- end }}
+  {{- end }}
+  {{- range $blocks }}
+    {{- $cidr := lower .cidr }}
+    {{- $bits := splitList "/" $cidr | last | int }}
+    {{- if not (regexMatch "^([0-9]{1,3}([.][0-9]{1,3}){3}|[0-9a-f:]*:[0-9a-f:.]*)/[0-9]{1,3}$" $cidr) }}
+      {{- $found = append $found (printf "%s %q is no block of addresses: it should look like 10.1.0.0/16 or 2001:db8::/48" .key .cidr) }}
+    {{- else if or (regexMatch "^169[.]254[.]" $cidr) (regexMatch "^fe[89ab][0-9a-f]:" $cidr) (regexMatch "^fd00:0?ec2:" $cidr) (regexMatch "^(100[.]100[.]100[.]200|168[.]63[.]129[.]16|192[.]0[.]0[.]192)/" $cidr) }}
+      {{- $found = append $found (printf "%s %s holds link-local or metadata addresses, where a gateway that was broken into finds the node's credentials: leave it out" .key .cidr) }}
+    {{- else if or (and (contains ":" $cidr) (lt $bits 32)) (and (not (contains ":" $cidr)) (lt $bits (hasPrefix "169." $cidr | ternary 16 8))) }}
+      {{- $found = append $found (printf "%s %s is so wide that it holds link-local or metadata addresses: name the blocks that are needed; networkPolicy.aws.internet opens the Internet without those" .key .cidr) }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
+{{/* Istio's version: as the values say, else as the tag of istiod's image says; "" where neither can be known. */}}
+{{- define "mail-egress.istioVersion" -}}
+{{- if .Values.istio.version -}}
+  {{- .Values.istio.version -}}
+{{- else -}}
+  {{- $versions := list -}}
+  {{- range (lookup "apps/v1" "Deployment" .Values.networkPolicy.istiod.namespace "").items -}}
+    {{- if eq (dig "metadata" "labels" "app" "" .) "istiod" -}}
+      {{- range .spec.template.spec.containers -}}
+        {{- $version := regexFind "[0-9]+[.][0-9]+[.][0-9]+" (.image | splitList ":" | last) -}}
+        {{- if $version }}{{ $versions = append $versions $version }}{{ end -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
+  {{- $versions | sortAlpha | first | default "" -}}
+{{- end -}}
+{{- end }}
+
+{{/* What the cluster offers.  Rendered without one, nothing is known of it, and nothing refused. */}}
+{{- define "mail-egress.check.cluster" -}}
+{{- $found := list }}
+{{- $offers := .Capabilities.APIVersions }}
+{{- $hasCluster := $offers.Has "apiregistration.k8s.io/v1" }}
+{{- if not ($offers.Has "networking.istio.io/v1") }}
+  {{- if or ($offers.Has "networking.istio.io/v1beta1") ($offers.Has "networking.istio.io/v1alpha3") }}
+    {{- $found = append $found "the cluster's Istio is older than 1.22 (it lacks networking.istio.io/v1): upgrade Istio to 1.29 or newer" }}
+  {{- else if $hasCluster }}
+    {{- $found = append $found "the cluster has no Istio (it lacks networking.istio.io/v1): install Istio 1.29 or newer first" }}
+  {{- end }}
+{{- end }}
+{{- if and .Values.spire.clusterSPIFFEIDs.enabled $hasCluster (not ($offers.Has "spire.spiffe.io/v1alpha1")) }}
+  {{- $found = append $found "the cluster has no SPIRE controller manager (it lacks spire.spiffe.io/v1alpha1): install it, or set spire.clusterSPIFFEIDs.enabled to false and make the entries that NOTES then name by hand" }}
+{{- end }}
+{{- $version := include "mail-egress.istioVersion" . }}
+{{- if $version }}
+  {{- if not (regexMatch "^[0-9]+[.][0-9]+([.][0-9]+)?(-.*)?$" $version) }}
+    {{- $found = append $found (printf "istio.version %q is no version: write it like 1.31.0" $version) }}
+  {{- else }}
+    {{- if semverCompare "<1.27.0-0" $version }}
+      {{- $found = append $found (printf "Istio %s is too old: before 1.27 a gateway cannot have its identity from SPIRE by an injection template; upgrade Istio to 1.29 or newer" $version) }}
+    {{- else if and .Values.lateConnect.enabled (semverCompare "<1.29.0-0" $version) }}
+      {{- $found = append $found (printf "Istio %s has no late connect: upgrade Istio to 1.29 or newer, or set lateConnect.enabled to false" $version) }}
+    {{- end }}
+    {{- if and .Values.telemetry.enabled .Values.telemetry.disableContextPropagation (semverCompare "<1.31.0-0" $version) }}
+      {{- $found = append $found (printf "Istio %s does not know the field disableContextPropagation: set telemetry.disableContextPropagation to false (the API port removes trace headers all the same), or upgrade Istio to 1.31" $version) }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
