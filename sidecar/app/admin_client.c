@@ -137,19 +137,34 @@ static bool parse_answer(struct call *c, struct str in, int *status, struct buf 
            err_set(c->e, ERR_LIMIT, 0, "svidmail's answer is too long: %s", c->path);
 }
 
-bool admin_client_get(const char *socket_path, const char *target, uint64_t timeout_ms, int *status,
-                      struct buf *body, struct err *e)
+static bool ask(const char *socket_path, const char *request, uint64_t timeout_ms, int *status,
+                struct buf *body, struct err *e)
 {
     struct call c = {
         .fd = -1, .path = socket_path, .deadline_ms = clock_mono_us() / 1000 + timeout_ms, .e = e};
     struct buf in;
     buf_init(&in, ADMIN_CLIENT_BODY_MAX + HEAD_MAX);
-    AUTO_FREE char *request =
-        xasprintf("GET %s HTTP/1.1\r\nHost: svidmail\r\nConnection: close\r\n\r\n", target);
     bool ok = dial(&c) && send_all(&c, str_from(request)) && receive_all(&c, &in) &&
               parse_answer(&c, buf_str(&in), status, body);
     if (c.fd != -1)
         close(c.fd);
     buf_release(&in);
     return ok;
+}
+
+#define REST_OF_HEAD "HTTP/1.1\r\nHost: svidmail\r\nConnection: close\r\n"
+
+bool admin_client_get(const char *socket_path, const char *target, uint64_t timeout_ms, int *status,
+                      struct buf *body, struct err *e)
+{
+    AUTO_FREE char *request = xasprintf("GET %s " REST_OF_HEAD "\r\n", target);
+    return ask(socket_path, request, timeout_ms, status, body, e);
+}
+
+bool admin_client_post(const char *socket_path, const char *target, uint64_t timeout_ms,
+                       int *status, struct buf *body, struct err *e)
+{
+    AUTO_FREE char *request =
+        xasprintf("POST %s " REST_OF_HEAD "Content-Length: 0\r\n\r\n", target);
+    return ask(socket_path, request, timeout_ms, status, body, e);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* admin_client: ask a running svidmail over its admin socket: one GET, blocking, with a deadline.
- * Layer: app. */
+/* admin_client: ask a running svidmail over its admin socket: one request, blocking, with a
+ * deadline. Layer: app. */
 #ifndef SVIDMAIL_APP_ADMIN_CLIENT_H
 #define SVIDMAIL_APP_ADMIN_CLIENT_H
 #include "base/buf.h"
@@ -16,5 +16,8 @@
  */
 NODISCARD bool admin_client_get(const char *socket_path, const char *target, uint64_t timeout_ms,
                                 int *status, struct buf *body, struct err *e);
+/* The same for what changes something. */
+NODISCARD bool admin_client_post(const char *socket_path, const char *target, uint64_t timeout_ms,
+                                 int *status, struct buf *body, struct err *e);
 
 #endif

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/app.h"
 #include "app/ingest.h"
+#include "app/pod.h"
 #include "app/process.h"
 #include "app/report.h"
 #include "app/results.h"
@@ -55,6 +56,7 @@ struct app {
     struct ingest *ingest;
     struct smtp_server *smtp;
     struct admin *admin;
+    struct pod pod;
     struct report_sources report;
 
     uv_signal_t sigterm, sigint;
@@ -265,9 +267,10 @@ static bool start_admin(struct app *a, struct err *e)
 {
     const struct admin_config admin = {.socket_path = a->cfg->admin.socket,
                                        .metrics_listen = a->cfg->admin.metrics_listen};
-    struct admin_endpoint endpoints[REPORT_ENDPOINTS];
+    struct admin_endpoint endpoints[REPORT_ENDPOINTS + 1];
     report_endpoints(&a->report, endpoints);
-    return admin_new(&a->loop, &admin, endpoints, REPORT_ENDPOINTS, &a->admin, e);
+    endpoints[REPORT_ENDPOINTS] = pod_endpoint(&a->pod);
+    return admin_new(&a->loop, &admin, endpoints, ARRAY_LEN(endpoints), &a->admin, e);
 }
 
 /* Before the loop runs, so before anybody can ask. */
@@ -282,6 +285,7 @@ static void fill_report(struct app *a)
                                         .tunnels = a->tunnels,
                                         .n_tunnels = TUNNEL_COUNT,
                                         .smtp = a->smtp,
+                                        .pod = &a->pod,
                                         .results = &a->results};
 }
 
@@ -329,6 +333,7 @@ bool app_run(const struct config *cfg, struct err *e)
     a->cfg = cfg;
     a->clock = clock_system();
     a->started_at_ms = clock_wall_ms(a->clock);
+    pod_init(&a->pod, a->clock);
     CHECK(uv_loop_init(&a->loop) == 0);
     if (!start(a, e)) {
         /* The process ends: what had been started is left to it, but not out of the leak checker's

@@ -14,6 +14,7 @@ const struct cli_command cli_commands[] = {
     {"status",       cli_status,       "listeners, identities, gateway, credentials and last mails on one screen"},
     {"identity",     cli_identity,     "every SVID offered, which is used for what, and the bundles"},
     {"metrics",      cli_metrics,      "what Prometheus would scrape"},
+    {"announce-stop", cli_announce_stop, "tell a running svidmail that its pod is ending; for a preStop hook"},
     {"send",         cli_send,         "send a test mail through the sidecar and show its path"},
     {"version",      cli_version,      "version, commit and libraries"},
     {NULL, NULL, NULL},
@@ -26,7 +27,7 @@ static void print_usage(FILE *to)
           "Mail from localhost to Amazon SES, opened by a SPIFFE identity.\n\n",
           to);
     for (const struct cli_command *c = cli_commands; c->name != NULL; c++)
-        fprintf(to, "  %-14s%s\n", c->name, c->help);
+        fprintf(to, "  %-15s%s\n", c->name, c->help);
     fputs("\n`svidmail SUBCOMMAND --help' tells more.  Manuals: svidmail(8), svidmail.yaml(5).\n",
           to);
 }

@@ -21,6 +21,7 @@ int cli_health(int argc, char **argv);
 int cli_status(int argc, char **argv);
 int cli_identity(int argc, char **argv);
 int cli_metrics(int argc, char **argv);
+int cli_announce_stop(int argc, char **argv);
 int cli_send(int argc, char **argv);
 int cli_version(int argc, char **argv);
 

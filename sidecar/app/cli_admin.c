@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-/* The subcommands that ask a running svidmail: health, status, identity, metrics. */
+/* The subcommands that ask a running svidmail: health, status, identity, metrics, announce-stop. */
 #include "app/admin_client.h"
 #include "app/cli.h"
 #include "app/cli_socket.h"
+#include "app/pod.h"
 #include "app/screen.h"
 
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+
+#define ANNOUNCE_TIMEOUT_MS 900 /* with the start of the process: a second */
 
 struct ask_options {
     struct cli_socket socket;
@@ -113,6 +116,41 @@ int cli_metrics(int argc, char **argv)
         print_raw(&body, stdout);
     buf_release(&body);
     return code;
+}
+
+/* A preStop hook: whatever is wrong must neither hold the pod up nor fail it.  Only wrong usage is
+ * not excused. */
+int cli_announce_stop(int argc, char **argv)
+{
+    struct ask_options o = {0};
+    const struct argp parser = {
+        NULL,
+        parse_option,
+        NULL,
+        "Tell a running svidmail that its pod is ending.  It notes that and serves on until "
+        "SIGTERM.  For a preStop hook: exit 0 within a second, also when nobody is there to be "
+        "told.",
+        children,
+        NULL,
+        NULL};
+    argp_parse(&parser, argc, argv, 0, NULL, &o);
+    if (!cli_socket_resolve(&o.socket))
+        return 0;
+    struct err e = {0};
+    struct buf body;
+    int status = 0;
+    buf_init(&body, ADMIN_CLIENT_BODY_MAX);
+    if (!admin_client_post(o.socket.path, POD_ANNOUNCE_PATH, ANNOUNCE_TIMEOUT_MS, &status, &body,
+                           &e))
+        fprintf(stderr, "svidmail: warning: not announced: %s\n", e.msg);
+    else if (status != 200)
+        fprintf(stderr,
+                "svidmail: warning: not announced: " POD_ANNOUNCE_PATH " was answered by %d\n",
+                status);
+    else
+        print_raw(&body, stdout);
+    buf_release(&body);
+    return 0;
 }
 
 static int show(const struct ask_options *o, const char *target,

@@ -79,6 +79,15 @@ static json_t *list_of(char *const *items)
 
 /* --- sections */
 
+static json_t *pod_section(const struct report_sources *r)
+{
+    json_t *o = json_object();
+    put_bool(o, "ending", r->pod->end_announced_at_ms != 0);
+    if (r->pod->end_announced_at_ms != 0)
+        put_number(o, "announced_s", -seconds_until(r, r->pod->end_announced_at_ms));
+    return o;
+}
+
 static json_t *smtp_section(const struct report_sources *r)
 {
     json_t *o = json_object(), *listeners = json_array();
@@ -263,6 +272,8 @@ static int on_status(void *arg, struct str query, struct buf *out)
     put_number(o, "uptime_s", -seconds_until(r, r->started_at_ms));
     put_bool(o, "ready", report_is_ready(r, why, sizeof why));
     put_text_unless_empty(o, "not_ready_because", why);
+    if (r->pod != NULL)
+        put(o, "pod", pod_section(r));
     put(o, "smtp", smtp_section(r));
     put(o, "identity", identity_section(r));
     put(o, "gateway", gateway_section(r));
@@ -307,11 +318,15 @@ void report_endpoints(struct report_sources *r, struct admin_endpoint out[REPORT
 {
     static const char json[] = "application/json", plain[] = "text/plain; charset=utf-8";
     const struct admin_endpoint endpoints[REPORT_ENDPOINTS] = {
-        {"/status", json, on_status, r, false},
-        {"/identity", json, on_identity, r, false},
-        {"/health", plain, on_health, r, false},
-        {"/ready", plain, on_ready, r, false},
-        {"/metrics", "text/plain; version=0.0.4; charset=utf-8", on_metrics, r, true},
+        {.path = "/status", .content_type = json, .run = on_status, .arg = r},
+        {.path = "/identity", .content_type = json, .run = on_identity, .arg = r},
+        {.path = "/health", .content_type = plain, .run = on_health, .arg = r},
+        {.path = "/ready", .content_type = plain, .run = on_ready, .arg = r},
+        {.path = "/metrics",
+         .content_type = "text/plain; version=0.0.4; charset=utf-8",
+         .run = on_metrics,
+         .arg = r,
+         .on_tcp = true},
     };
     memcpy(out, endpoints, sizeof endpoints);
 }

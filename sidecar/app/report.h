@@ -4,6 +4,7 @@
 #ifndef SVIDMAIL_APP_REPORT_H
 #define SVIDMAIL_APP_REPORT_H
 #include "app/config.h"
+#include "app/pod.h"
 #include "app/results.h"
 #include "aws/credentials.h"
 #include "identity/tunnel.h"
@@ -23,6 +24,7 @@ struct report_sources {
     struct tunnel *const *tunnels;
     size_t n_tunnels;
     struct smtp_server *smtp;
+    const struct pod *pod;
     const struct results *results;
 };
 

@@ -131,6 +131,14 @@ void screen_identity(const json_t *identity, FILE *to)
 
 /* --- status */
 
+static void print_pod(FILE *to, const json_t *pod)
+{
+    char age[SPAN_MAX];
+    if (json_is_true(json_object_get(pod, "ending")))
+        fprintf(to, "  %-13sis ending, announced %s ago; mail is taken until SIGTERM\n", "Pod",
+                screen_span(number(pod, "announced_s"), age, sizeof age));
+}
+
 static void print_smtp(FILE *to, const json_t *smtp)
 {
     const json_t *listeners = json_object_get(smtp, "listeners");
@@ -190,6 +198,7 @@ void screen_status(const json_t *status, FILE *to)
             json_is_true(json_object_get(status, "ready")) ? "ready" : "not ready: ",
             screen_text(status, "not_ready_because", why, sizeof why));
     const json_t *identity = json_object_get(status, "identity");
+    print_pod(to, json_object_get(status, "pod"));
     print_smtp(to, json_object_get(status, "smtp"));
     print_agent(to, identity);
     print_roles(to, identity);

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <microhttpd.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <arpa/inet.h>
@@ -82,8 +83,9 @@ static void on_completed(void *arg, struct MHD_Connection *c, void **cls,
     *cls = NULL;
 }
 
-/* Takes what b holds. */
-static enum MHD_Result answer(struct MHD_Connection *c, int status, const char *type, struct buf *b)
+/* Takes what b holds.  allow: for a 405, else NULL. */
+static enum MHD_Result answer(struct MHD_Connection *c, int status, const char *type, struct buf *b,
+                              const char *allow)
 {
     size_t len = b->len;
     struct MHD_Response *r =
@@ -91,19 +93,27 @@ static enum MHD_Result answer(struct MHD_Connection *c, int status, const char *
     CHECK(r != NULL);
     MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-    if (status == MHD_HTTP_METHOD_NOT_ALLOWED)
-        MHD_add_response_header(r, MHD_HTTP_HEADER_ALLOW, MHD_HTTP_METHOD_GET);
+    if (allow != NULL)
+        MHD_add_response_header(r, MHD_HTTP_HEADER_ALLOW, allow);
     enum MHD_Result ok = MHD_queue_response(c, (unsigned)status, r);
     MHD_destroy_response(r);
     return ok;
 }
 
-static enum MHD_Result answer_text(struct MHD_Connection *c, int status, const char *text)
+static enum MHD_Result answer_text(struct MHD_Connection *c, int status, const char *text,
+                                   const char *allow)
 {
     struct buf b;
     buf_init(&b, BODY_MAX);
     CHECK(buf_append_str(&b, str_from(text)));
-    return answer(c, status, "text/plain", &b);
+    return answer(c, status, "text/plain", &b, allow);
+}
+
+static enum MHD_Result refuse_method(struct MHD_Connection *c, const char *allow)
+{
+    char text[64];
+    snprintf(text, sizeof text, "only %s is known here\n", allow);
+    return answer_text(c, MHD_HTTP_METHOD_NOT_ALLOWED, text, allow);
 }
 
 /* By the path as it was sent: the library's decoded one ends at a %00. */
@@ -125,22 +135,23 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
     (void)upload;
     struct door *d = arg;
     struct request *r = *cls;
-    if (strcmp(method, MHD_HTTP_METHOD_GET) != 0)
-        return answer_text(c, MHD_HTTP_METHOD_NOT_ALLOWED, "only GET is known here\n");
+    struct str uri = str_from(r->uri);
+    size_t path_len = str_index(uri, '?');
+    const struct admin_endpoint *p = find_endpoint(d, str_sub(uri, 0, path_len));
+    const char *allowed = p != NULL && p->is_action ? MHD_HTTP_METHOD_POST : MHD_HTTP_METHOD_GET;
+    if (strcmp(method, allowed) != 0)
+        return refuse_method(c, allowed);
     if (!r->is_begun || *n_upload > 0) { /* a body is read and dropped */
         r->is_begun = true;
         *n_upload = 0;
         return MHD_YES;
     }
-    struct str uri = str_from(r->uri);
-    size_t path_len = str_index(uri, '?');
-    const struct admin_endpoint *p = find_endpoint(d, str_sub(uri, 0, path_len));
     if (p == NULL)
-        return answer_text(c, MHD_HTTP_NOT_FOUND, "nothing is here\n");
+        return answer_text(c, MHD_HTTP_NOT_FOUND, "nothing is here\n", NULL);
     struct buf b;
     buf_init(&b, BODY_MAX);
     int status = p->run(p->arg, str_sub(uri, path_len + 1, uri.len), &b);
-    return answer(c, status, p->content_type, &b);
+    return answer(c, status, p->content_type, &b, NULL);
 }
 
 /* --- doors */

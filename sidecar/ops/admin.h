@@ -17,7 +17,8 @@ struct admin_endpoint {
     const char *content_type;
     admin_handler run;
     void *arg;
-    bool on_tcp; /* also served on the metrics port */
+    bool on_tcp;    /* also served on the metrics port */
+    bool is_action; /* changes something: asked by POST, not by GET */
 };
 
 struct admin_config {

@@ -205,7 +205,7 @@ class Sidecar:
         poll_until("svidmail to be ready", self.is_ready, timeout)
 
     def is_ready(self) -> bool:
-        return self._ask("/ready")[0] == 200
+        return self.ask("/ready")[0] == 200
 
     def cli(self, *command: str, stdin: str | None = None, timeout: float = 30) -> subprocess.CompletedProcess:
         """A subcommand of the same binary, asked as the sidecar's own uid through its admin socket."""
@@ -221,28 +221,21 @@ class Sidecar:
 
     def admin(self, path: str) -> str:
         """GET over the admin socket; anything but 200 is a Failure."""
-        status, body = self._ask(path)
+        status, body = self.ask(path)
         if status != 200:
             raise Failure(f"admin {path}: {status} {body}")
         return body
 
-    def _ask(self, path: str) -> tuple[int, str]:
-        connection = _UnixHTTPConnection(self.admin_socket)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            return response.status, response.read().decode()
-        finally:
-            connection.close()
+    def ask(self, path: str, method: str = "GET") -> tuple[int, str]:
+        """Status and body, over the admin socket."""
+        return _ask(_UnixHTTPConnection(self.admin_socket), method, path)
+
+    def ask_metrics_port(self, path: str, method: str = "GET") -> tuple[int, str]:
+        return _ask(http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=5), method, path)
 
     def metrics_text(self) -> str:
         """What Prometheus scrapes, from where it scrapes it."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=5)
-        try:
-            connection.request("GET", "/metrics")
-            return connection.getresponse().read().decode()
-        finally:
-            connection.close()
+        return self.ask_metrics_port("/metrics")[1]
 
     def metrics(self) -> dict[str, float]:
         """Samples by name and labels as written, the prefix left out: metrics()['attempts_total{route="ses-api"…}']."""
@@ -285,6 +278,15 @@ class _UnixHTTPConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+def _ask(connection: http.client.HTTPConnection, method: str, path: str) -> tuple[int, str]:
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
 
 
 def _parse(text: str) -> dict | None:

@@ -58,10 +58,19 @@ static bool open_admin(struct fixture *f, const char *socket_path, const char *l
                        struct err *e)
 {
     const struct admin_endpoint endpoints[] = {
-        {"/echo", "application/json", on_echo, f, false},
-        {"/metrics", "text/plain; version=0.0.4", on_echo, f, true},
-        {"/big", "text/plain", on_big, f, false},
-        {"/empty", "text/plain", on_empty, f, false},
+        {.path = "/echo", .content_type = "application/json", .run = on_echo, .arg = f},
+        {.path = "/metrics",
+         .content_type = "text/plain; version=0.0.4",
+         .run = on_echo,
+         .arg = f,
+         .on_tcp = true},
+        {.path = "/big", .content_type = "text/plain", .run = on_big, .arg = f},
+        {.path = "/empty", .content_type = "text/plain", .run = on_empty, .arg = f},
+        {.path = "/act",
+         .content_type = "application/json",
+         .run = on_echo,
+         .arg = f,
+         .is_action = true},
     };
     const struct admin_config cfg = {socket_path, listen};
     return admin_new(f->loop, &cfg, endpoints, ARRAY_LEN(endpoints), &f->admin, e);
@@ -221,6 +230,36 @@ TEST(admin, refuses_every_method_but_get)
         assert_status(r, 405);
         assert_non_null(strstr(r, "\r\nAllow: GET\r\n"));
     }
+    assert_int_equal(f.n_asked, 0);
+    fixture_release(&f);
+}
+
+TEST(admin, an_action_is_asked_by_post_and_nothing_else)
+{
+    struct fixture f;
+    fixture_open(&f);
+    AUTO_FREE char *get = ask(&f, "GET /act HTTP/1.1\r\n" CLOSE);
+    assert_status(get, 405);
+    assert_non_null(strstr(get, "\r\nAllow: POST\r\n"));
+    assert_int_equal(f.n_asked, 0);
+    AUTO_FREE char *empty = ask(&f, "POST /act?a=b HTTP/1.1\r\nContent-Length: 0\r\n" CLOSE);
+    assert_status(empty, 200);
+    assert_string_equal(f.query, "a=b");
+    AUTO_FREE char *full = ask(&f, "POST /act HTTP/1.1\r\nContent-Length: 4\r\n" CLOSE "body");
+    assert_status(full, 200);
+    assert_int_equal(f.n_asked, 2);
+    fixture_release(&f);
+}
+
+TEST(admin, an_action_whose_body_never_comes_is_not_done)
+{
+    struct fixture f;
+    fixture_open(&f);
+    AUTO_CLOSE int fd = connect_to(&f);
+    send_text(fd, "POST /act HTTP/1.1\r\nContent-Length: 4\r\n" CLOSE "bo");
+    loop_settle(f.loop);
+    shutdown(fd, SHUT_WR);
+    free(receive(&f, fd, NULL));
     assert_int_equal(f.n_asked, 0);
     fixture_release(&f);
 }
