@@ -3,11 +3,14 @@
  * in for the library's timeouts.  Socket and metrics port are daemons of their own, so that whoever
  * fills the port's connections does not lock out the health probe.
  *
- * Happy path: uv_poll or timer -> door_run -> MHD_run -> on_request -> endpoint -> response.
+ * Happy path: uv_poll or timer -> door_run -> MHD_run -> on_request -> endpoint -> response.  An
+ * endpoint that answers later: its connection is suspended until admin_reply_send(), which has the
+ * library call on_request once more.  Meanwhile nobody looks whether the client is still there.
  * Failures: too many connections wait in the backlog; a silent or slow client is cut after IDLE_S;
  * a request that is no HTTP, too long or in pieces is the library's to refuse, in CONNECTION_BYTES
  * at most. */
 #include "ops/admin.h"
+#include "base/list.h"
 #include "base/mem.h"
 #include "core/listen_address.h"
 #include "sys/log.h"
@@ -35,7 +38,8 @@
 
 struct door {
     struct admin *admin;
-    bool is_tcp;
+    bool is_tcp, is_closing;
+    struct list suspended;  /* replies whose connection waits */
     struct MHD_Daemon *mhd; /* NULL: not open */
     uv_poll_t poll;
     struct timer *timer;
@@ -54,10 +58,23 @@ struct admin {
 
 /* --- requests */
 
+/* What is owed to a request; it may outlive it. */
+struct admin_reply {
+    struct list item;        /* of door.suspended, or of none */
+    struct request *request; /* NULL: it has gone */
+    struct door *door;
+    struct MHD_Connection *connection;
+};
+
 /* Its address as it came, query included: the library hands the query out only in pieces. */
 struct request {
     char *uri;
     bool is_begun;
+    struct admin_reply *owed;
+    bool is_answered; /* late; the answer is below */
+    int status;
+    struct buf body;
+    const char *content_type;
 };
 
 static void *on_uri(void *arg, const char *uri, struct MHD_Connection *c)
@@ -66,6 +83,7 @@ static void *on_uri(void *arg, const char *uri, struct MHD_Connection *c)
     (void)c;
     struct request *r = xcalloc(1, sizeof *r);
     r->uri = xstrdup(uri);
+    buf_init(&r->body, BODY_MAX);
     return r;
 }
 
@@ -78,6 +96,9 @@ static void on_completed(void *arg, struct MHD_Connection *c, void **cls,
     struct request *r = *cls;
     if (r == NULL)
         return;
+    if (r->owed != NULL)
+        r->owed->request = NULL;
+    buf_release(&r->body);
     free(r->uri);
     free(r);
     *cls = NULL;
@@ -126,6 +147,53 @@ static const struct admin_endpoint *find_endpoint(const struct door *d, struct s
     return NULL;
 }
 
+/* The starter may have answered already. */
+static enum MHD_Result start_late(struct door *d, struct MHD_Connection *c, struct request *r,
+                                  const struct admin_endpoint *p, struct str query)
+{
+    struct admin_reply *reply = xcalloc(1, sizeof *reply);
+    *reply = (struct admin_reply){.request = r, .door = d, .connection = c};
+    list_init(&reply->item);
+    r->owed = reply;
+    r->content_type = p->content_type;
+    p->start(p->arg, query, reply);
+    if (r->is_answered)
+        return answer(c, r->status, r->content_type, &r->body, NULL);
+    list_push_back(&d->suspended, &reply->item);
+    MHD_suspend_connection(c);
+    return MHD_YES;
+}
+
+/* true: it had been. */
+static bool resume(struct admin_reply *reply)
+{
+    if (list_is_empty(&reply->item))
+        return false;
+    list_remove(&reply->item);
+    MHD_resume_connection(reply->connection);
+    return true;
+}
+
+void admin_reply_send(struct admin_reply **preply, int status, struct buf *body)
+{
+    struct admin_reply *reply = *preply;
+    struct request *r = reply->request;
+    *preply = NULL;
+    if (r == NULL) {
+        buf_release(body);
+        free(reply);
+        return;
+    }
+    r->owed = NULL;
+    r->is_answered = true;
+    r->status = status;
+    r->body = *body;
+    buf_init(body, 1);
+    if (resume(reply))
+        timer_start(reply->door->timer, 0);
+    free(reply);
+}
+
 static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const char *path,
                                   const char *method, const char *version, const char *upload,
                                   size_t *n_upload, void **cls)
@@ -146,11 +214,18 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
         *n_upload = 0;
         return MHD_YES;
     }
+    if (r->is_answered)
+        return answer(c, r->status, r->content_type, &r->body, NULL);
+    if (d->is_closing)
+        return answer_text(c, MHD_HTTP_SERVICE_UNAVAILABLE, "svidmail is stopping\n", NULL);
     if (p == NULL)
         return answer_text(c, MHD_HTTP_NOT_FOUND, "nothing is here\n", NULL);
+    struct str query = str_sub(uri, path_len + 1, uri.len);
+    if (p->start != NULL)
+        return start_late(d, c, r, p, query);
     struct buf b;
     buf_init(&b, BODY_MAX);
-    int status = p->run(p->arg, str_sub(uri, path_len + 1, uri.len), &b);
+    int status = p->run(p->arg, query, &b);
     return answer(c, status, p->content_type, &b, NULL);
 }
 
@@ -193,8 +268,9 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 /* Takes fd. */
 static bool door_open(struct door *d, int fd, struct err *e)
 {
+    unsigned flags = MHD_USE_EPOLL | (d->is_tcp ? 0u : (unsigned)MHD_ALLOW_SUSPEND_RESUME);
     d->mhd =
-        MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, on_request, d, MHD_OPTION_LISTEN_SOCKET, fd,
+        MHD_start_daemon(flags, 0, NULL, NULL, on_request, d, MHD_OPTION_LISTEN_SOCKET, fd,
                          MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS,
                          MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
                          (size_t)CONNECTION_BYTES, MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL,
@@ -230,6 +306,10 @@ static void door_close(struct door *d)
 {
     if (d->mhd == NULL)
         return;
+    d->is_closing = true;
+    while (!list_is_empty(&d->suspended)) /* the library ends no connection that is suspended */
+        (void)resume(CONTAINER_OF(d->suspended.next, struct admin_reply, item));
+    MHD_run(d->mhd); /* their last words, and those of who was answered just now */
     timer_free(&d->timer);
     uv_close((uv_handle_t *)&d->poll, on_poll_closed); /* before its descriptor goes */
     MHD_stop_daemon(d->mhd);
@@ -358,6 +438,8 @@ bool admin_new(uv_loop_t *loop, const struct admin_config *cfg,
     memcpy(a->endpoints, endpoints, n * sizeof *endpoints);
     a->unix_door.admin = a->tcp_door.admin = a;
     a->tcp_door.is_tcp = true;
+    list_init(&a->unix_door.suspended);
+    list_init(&a->tcp_door.suspended);
     *out = NULL;
     if (cfg->socket_path[0] != '\0' && !open_unix(a, cfg->socket_path, e)) {
         remove_socket(a);

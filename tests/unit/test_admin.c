@@ -26,6 +26,8 @@ struct fixture {
     struct admin *admin;
     char query[256];
     unsigned n_asked;
+    struct admin_reply *owed[4];
+    unsigned n_owed;
 };
 
 static int on_echo(void *arg, struct str query, struct buf *out)
@@ -54,6 +56,30 @@ static int on_empty(void *arg, struct str query, struct buf *out)
     return 200;
 }
 
+static void on_later(void *arg, struct str query, struct admin_reply *reply)
+{
+    struct fixture *f = arg;
+    str_copy(f->query, sizeof f->query, query);
+    f->owed[f->n_owed++] = reply;
+}
+
+static void reply_to(struct fixture *f, unsigned i, const char *text)
+{
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    assert_true(buf_append_str(&b, str_from(text)));
+    admin_reply_send(&f->owed[i], 200, &b);
+    assert_null(f->owed[i]);
+    buf_release(&b);
+}
+
+static void on_soon(void *arg, struct str query, struct admin_reply *reply)
+{
+    struct fixture *f = arg;
+    on_later(arg, query, reply);
+    reply_to(f, f->n_owed - 1, "at once\n");
+}
+
 static bool open_admin(struct fixture *f, const char *socket_path, const char *listen,
                        struct err *e)
 {
@@ -66,11 +92,9 @@ static bool open_admin(struct fixture *f, const char *socket_path, const char *l
          .on_tcp = true},
         {.path = "/big", .content_type = "text/plain", .run = on_big, .arg = f},
         {.path = "/empty", .content_type = "text/plain", .run = on_empty, .arg = f},
-        {.path = "/act",
-         .content_type = "application/json",
-         .run = on_echo,
-         .arg = f,
-         .is_action = true},
+        {.path = "/act", .content_type = "text/plain", .run = on_echo, .arg = f, .is_action = true},
+        {.path = "/later", .content_type = "application/json", .start = on_later, .arg = f},
+        {.path = "/soon", .content_type = "application/json", .start = on_soon, .arg = f},
     };
     const struct admin_config cfg = {socket_path, listen};
     return admin_new(f->loop, &cfg, endpoints, ARRAY_LEN(endpoints), &f->admin, e);
@@ -261,6 +285,88 @@ TEST(admin, an_action_whose_body_never_comes_is_not_done)
     shutdown(fd, SHUT_WR);
     free(receive(&f, fd, NULL));
     assert_int_equal(f.n_asked, 0);
+    fixture_release(&f);
+}
+
+/* --- late answers */
+
+static void assert_alive(struct fixture *f);
+
+TEST(admin, an_answer_may_come_later_and_others_are_served_meanwhile)
+{
+    struct fixture f;
+    fixture_open(&f);
+    AUTO_CLOSE int fd = connect_to(&f);
+    send_text(fd, "GET /later?x=1 HTTP/1.1\r\n" CLOSE);
+    LOOP_UNTIL(f.loop, f.n_owed == 1);
+    assert_string_equal(f.query, "x=1");
+    AUTO_FREE char *other = ask(&f, "GET /echo HTTP/1.1\r\n" CLOSE);
+    assert_status(other, 200);
+    reply_to(&f, 0, "late\n");
+    AUTO_FREE char *r = receive(&f, fd, NULL);
+    assert_status(r, 200);
+    assert_non_null(strstr(r, "\r\nContent-Type: application/json\r\n"));
+    assert_non_null(strstr(r, "\r\n\r\nlate\n"));
+    assert_int_equal(f.n_owed, 1);
+    fixture_release(&f);
+}
+
+TEST(admin, a_late_answer_may_come_from_inside_the_starter)
+{
+    struct fixture f;
+    fixture_open(&f);
+    AUTO_FREE char *r = ask(&f, "GET /soon HTTP/1.1\r\n" CLOSE);
+    assert_status(r, 200);
+    assert_non_null(strstr(r, "\r\n\r\nat once\n"));
+    fixture_release(&f);
+}
+
+TEST(admin, a_late_answer_outlasts_the_limit_for_silent_clients)
+{
+    struct fixture f;
+    fixture_open(&f);
+    AUTO_CLOSE int fd = connect_to(&f);
+    send_text(fd, "GET /later HTTP/1.1\r\n" CLOSE);
+    LOOP_UNTIL(f.loop, f.n_owed == 1);
+    loop_run_for(f.loop, 6500); /* the limit is 5 s */
+    reply_to(&f, 0, "late\n");
+    AUTO_FREE char *r = receive(&f, fd, NULL);
+    assert_status(r, 200);
+    fixture_release(&f);
+}
+
+TEST(admin, a_late_answer_to_a_client_that_has_gone_is_dropped)
+{
+    struct fixture f;
+    fixture_open(&f);
+    int fd = connect_to(&f);
+    send_text(fd, "GET /later HTTP/1.1\r\n" CLOSE);
+    LOOP_UNTIL(f.loop, f.n_owed == 1);
+    close(fd);
+    loop_settle(f.loop);
+    reply_to(&f, 0, "late\n");
+    loop_settle(f.loop);
+    assert_alive(&f);
+    fixture_release(&f);
+}
+
+TEST(admin, closing_tells_who_waits_for_a_late_answer)
+{
+    struct fixture f;
+    fixture_open(&f);
+    AUTO_CLOSE int answered = connect_to(&f);
+    AUTO_CLOSE int waiting = connect_to(&f);
+    send_text(answered, "GET /later HTTP/1.1\r\n" CLOSE);
+    LOOP_UNTIL(f.loop, f.n_owed == 1);
+    send_text(waiting, "GET /later HTTP/1.1\r\n" CLOSE);
+    LOOP_UNTIL(f.loop, f.n_owed == 2);
+    reply_to(&f, 0, "just in time\n");
+    admin_close(&f.admin);
+    AUTO_FREE char *first = receive(&f, answered, NULL);
+    assert_non_null(strstr(first, "\r\n\r\njust in time\n"));
+    AUTO_FREE char *second = receive(&f, waiting, NULL);
+    assert_status(second, 503);
+    reply_to(&f, 1, "too late\n");
     fixture_release(&f);
 }
 
