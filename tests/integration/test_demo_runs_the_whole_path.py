@@ -21,6 +21,10 @@ from support.processes import make_workdir, poll_until
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIDECAR = "spiffe://example.org/ns/shop/sa/checkout/svidmail"
 GATEWAY = "spiffe://example.org/ns/mail-egress/sa/mail-egress"
+BUILD_S = 250  # the first demo of a checkout compiles svidmail, perhaps on a busy machine
+
+# One after the other: they build in the same place.
+pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(BUILD_S + 50)]
 
 
 def session_of(pid):
@@ -79,7 +83,7 @@ class Demo:
             self._lines.put(line)
         self._lines.put(None)
 
-    def wait_for(self, text, timeout=100):
+    def wait_for(self, text, timeout=BUILD_S):
         deadline = time.monotonic() + timeout
         while (line := self._lines.get(timeout=max(0.1, deadline - time.monotonic()))) is not None:
             if text in line:
@@ -98,7 +102,7 @@ class Demo:
     def left_directories(self):
         return set(self.directory.glob("svidmail-demo-*"))
 
-    def wait(self, timeout=100):
+    def wait(self, timeout=BUILD_S):
         code = self.process.wait(timeout)
         self._reader.join(10)
         return code
@@ -248,7 +252,7 @@ def test_ctrl_c_while_setting_up(demo, tmp_path, monkeypatch):
 )
 def test_wrong_usage(options, message):
     done = subprocess.run(
-        [ROOT / "deploy" / "demo", *options], capture_output=True, text=True, timeout=100, check=False
+        [ROOT / "deploy" / "demo", *options], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
     assert message in done.stderr

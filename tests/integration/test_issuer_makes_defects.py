@@ -127,14 +127,15 @@ def test_extensions(domain, options, present, absent):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"ttl": -60}, "certificate has expired"),
-        ({"not_before": certs.now() + certs.seconds(600)}, "certificate is not yet valid"),
-        ({"not_after": certs.now() - certs.seconds(1)}, "certificate has expired"),
-        ({"ttl": 2}, ""),
+        (lambda: {"ttl": -60}, "certificate has expired"),
+        (lambda: {"not_before": certs.now() + certs.seconds(600)}, "certificate is not yet valid"),
+        (lambda: {"not_after": certs.now() - certs.seconds(1)}, "certificate has expired"),
+        (lambda: {"ttl": 60}, ""),
     ],
+    ids=["ttl over", "from later on", "until just now", "good"],
 )
 def test_validity(domain, tmp_path, options, complaint):
-    assert verify(domain, domain.issue(ID, **options), tmp_path) == complaint
+    assert verify(domain, domain.issue(ID, **options()), tmp_path) == complaint
 
 
 def test_lifetime(domain):
