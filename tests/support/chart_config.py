@@ -37,7 +37,7 @@ FORMS: dict[str, tuple[str, str]] = {
     "identity.aws.spiffe_id": _SPIFFE_ID,
     "gateway.spiffe_ids": _SPIFFE_ID,
     "smtp.listen": (rf"^(unix:/[^\x00-\x1f\x7f]{{0,106}}|{_ADDRESS})$", "127.0.0.1:PORT, [::1]:PORT, unix:/PATH"),
-    "gateway.host": (rf"^({_DNS}|[0-9a-fA-F:]*:[0-9a-fA-F:.]*)$",
+    "gateway.host": (rf"^({_DNS}|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)$",
                      "a DNS name or an IP address, without scheme, brackets or port"),
     "ses.region": _REGION,
     "aws.sts_region": _REGION,
@@ -57,7 +57,7 @@ FORMS: dict[str, tuple[str, str]] = {
     "aws.audience": (r"^[!-~]+$", "printable ASCII without spaces"),
     "aws.ca_file": _ABSOLUTE,
     "upstream.credentials_file": _ABSOLUTE,
-    "delivery.spool.path": _ABSOLUTE,
+    "delivery.spool.path": ("^$", '"": there is no spool yet'),
     "admin.socket": _ABSOLUTE,
     "admin.metrics_listen": (rf"^{_ADDRESS}$", 'IP:PORT, [IPv6]:PORT, :PORT, or "" for none'),
     "policy.senders": _PATTERN,
@@ -86,7 +86,8 @@ def read_keys(svidmail: str) -> dict[str, dict]:
     for block in re.split(r"\n(?=\S)", listed.strip()):
         head, meaning, allowed, *rest = (line.strip() for line in block.splitlines())
         path, preset = re.fullmatch(r"(\S+) \((.*)\)", head).groups()
-        keys[path] = _key(allowed.removeprefix("allowed: ")) | {"help": meaning, "preset": preset} | _form(path)
+        keys[path] = _key(allowed.removeprefix("allowed: ")) | {
+            "help": meaning, "preset": "" if preset == '""' else preset} | _form(path)
         if rest:
             keys[path]["later"] = rest[0].removeprefix("not in this version: ")
     return keys
@@ -143,7 +144,8 @@ def schema_of(keys: dict[str, dict]) -> dict:
 
 def _description(key: dict) -> str:
     later = f" Not in this version: {key['later']}." if "later" in key else ""
-    return f"{key['help']}. Default: {key['preset']}; allowed: {key['allowed']}.{later}"
+    preset = key["preset"] or '""'
+    return f"{key['help']}. Default: {preset}; allowed: {key['allowed']}.{later}"
 
 
 def _value_schema(key: dict) -> dict:
@@ -173,13 +175,8 @@ def _value_schema(key: dict) -> dict:
     raise ValueError(key["type"])
 
 
-def written_schema() -> dict:
-    return json.loads(SCHEMA.read_text())
-
-
-def write(keys: dict[str, dict]) -> None:
-    """Both files anew; what the schema says beside `config` is kept."""
-    TABLE.write_text(table_text(keys))
-    schema = written_schema()
+def schema_text(keys: dict[str, dict]) -> str:
+    """The chart's schema with `config` anew; the rest of it is written by hand."""
+    schema = json.loads(SCHEMA.read_text())
     schema["properties"]["config"] = {"description": schema["properties"]["config"]["description"]} | schema_of(keys)
-    SCHEMA.write_text(json.dumps(schema, indent=2) + "\n")
+    return json.dumps(schema, indent=2) + "\n"

@@ -168,16 +168,12 @@ yes
 {{- end -}}
 {{- end -}}
 
-{{/* What the probes and the volumes of the sidecar count on.  Argument: list PREFIX CONFIG. */}}
+{{/* What the probes of the sidecar count on.  Argument: list PREFIX CONFIG. */}}
 {{- define "svidmail.checkPaths" -}}
 {{- $config := index . 1 -}}
 {{- $admin := $config.admin | default dict -}}
 {{- if and (hasKey $admin "socket") (ne $admin.socket "/run/svidmail/admin.sock") -}}
   {{- fail (printf "%sconfig.admin.socket: %q is not where the sidecar's probes ask; leave it out: it is /run/svidmail/admin.sock" (index . 0) $admin.socket) -}}
-{{- end -}}
-{{- $spool := ($config.delivery).spool | default dict -}}
-{{- if and $spool.path (ne $spool.path "/var/spool/svidmail") -}}
-  {{- fail (printf "%sconfig.delivery.spool.path: %q is not where the sidecar's volume is; leave it out: it is /var/spool/svidmail" (index . 0) $spool.path) -}}
 {{- end -}}
 {{- end -}}
 
