@@ -50,14 +50,17 @@ need_apt_packages() {
         [ "$state" = installed ] || missing+=("$name")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
-    say "apt-get install ${missing[*]}"
     [ "$(id -u)" = 0 ] || as_root true      # asks for a password now, not behind the progress lines
-    mkdir -p "$SVIDMAIL_CACHE"
+    with_lock apt install_packages "${missing[@]}"
+}
+
+install_packages() {
+    say "apt-get install $*"
     with_progress "apt-get update" "$SVIDMAIL_CACHE/apt.log" \
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update
     with_progress "apt-get install" "$SVIDMAIL_CACHE/apt.log" \
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends \
-        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install "${missing[@]}"
+        -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 install "$@"
 }
 
 # clang's headers by the release's default version; clang-tidy itself is pinned elsewhere and takes either.
