@@ -68,6 +68,7 @@ class Chart:
         self.directory = ROOT / "helm" / name
         self.release = release or name
         self.namespace = namespace or name
+        self._features: dict[str, Rendered] = {}
 
     @property
     def ci(self) -> dict[str, pathlib.Path]:
@@ -81,6 +82,12 @@ class Chart:
                           *(f"--api-versions={version}" for version in api_versions))
         return Rendered(text, parse(text))
 
+    def feature(self, name: str) -> Rendered:
+        """What the values file of ci/ with this name gives, rendered once; not to be changed."""
+        if name not in self._features:
+            self._features[name] = self.render(self.ci[name])
+        return self._features[name]
+
     def refusal(self, *values: Values, **options) -> str:
         try:
             self.render(*values, **options)
@@ -93,6 +100,10 @@ class Chart:
         _, found, notes = text.partition("\nNOTES:\n")
         assert found, f"no NOTES in {text}"
         return notes
+
+    def deploy(self, kubeconfig: str, *values: Values) -> None:
+        """Into a cluster: as a new release, or as the next revision of the one that is there."""
+        self._helm("upgrade", values, "--install", "--create-namespace", f"--kubeconfig={kubeconfig}")
 
     def lint(self, *values: Values) -> str:
         return self._run("lint", str(self.directory), "--strict", *self._files(values))

@@ -148,7 +148,7 @@ values.schema.json's; here is what a schema says badly or cannot know.
     {{- $found = append $found (printf "%s %s by %s stands there twice: remove one" $key .host .via) }}
   {{- else if and (ne .via "end_to_end") (eq $port (int $.Values.gateway.ports.end_to_end)) }}
     {{- $found = append $found (printf "%s.port %d is gateway.ports.end_to_end, by which the chart tells bytes from calls: choose another for gateway.ports.end_to_end" $key $port) }}
-  {{- else if and (eq .via "api") (regexMatch "^(sts|rolesanywhere)[.-]" .host) }}
+  {{- else if and (eq .via "api") (regexMatch "(^|[.])(sts|rolesanywhere)(-fips)?[.]" .host) }}
     {{- $found = append $found (printf "%s.via api would show the gateway the credentials in the answers of %s: use end_to_end, as svidmail does" $key .host) }}
   {{- else if hasKey $seen (printf "%s:%d" .host $port) }}
     {{- $found = append $found (printf "%s: %s port %d is there by another port of the gateway: one host port goes one way" $key .host $port) }}
@@ -263,11 +263,13 @@ values.schema.json's; here is what a schema says badly or cannot know.
   {{- else }}
     {{- if semverCompare "<1.27.0-0" $version }}
       {{- $found = append $found (printf "Istio %s is too old: before 1.27 a gateway cannot have its identity from SPIRE by an injection template; upgrade Istio to 1.29 or newer" $version) }}
-    {{- else if and .Values.lateConnect.enabled (semverCompare "<1.29.0-0" $version) }}
-      {{- $found = append $found (printf "Istio %s has no late connect: upgrade Istio to 1.29 or newer, or set lateConnect.enabled to false" $version) }}
-    {{- end }}
-    {{- if and .Values.telemetry.enabled .Values.telemetry.disableContextPropagation (semverCompare "<1.31.0-0" $version) }}
-      {{- $found = append $found (printf "Istio %s does not know the field disableContextPropagation: set telemetry.disableContextPropagation to false (the API port removes trace headers all the same), or upgrade Istio to 1.31" $version) }}
+    {{- else }}
+      {{- if and .Values.lateConnect.enabled (semverCompare "<1.29.0-0" $version) }}
+        {{- $found = append $found (printf "Istio %s has no late connect: upgrade Istio to 1.29 or newer, or set lateConnect.enabled to false" $version) }}
+      {{- end }}
+      {{- if and .Values.telemetry.enabled .Values.telemetry.disableContextPropagation (semverCompare "<1.31.0-0" $version) }}
+        {{- $found = append $found (printf "Istio %s does not know the field disableContextPropagation: set telemetry.disableContextPropagation to false (the API port removes trace headers all the same), or upgrade Istio to 1.31" $version) }}
+      {{- end }}
     {{- end }}
   {{- end }}
 {{- end }}

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the platform chart refuses: by its schema, with key and cure, and for what the cluster lacks."""
+
+import json
+
+import pytest
+import yaml
+from support.charts import HELM_VERSIONS, Chart, helm_path
+
+CHART = Chart("mail-egress", "")
+
+
+@pytest.fixture(scope="session")
+def chart() -> Chart:
+    return Chart("mail-egress", helm_path("4"))
+
+
+def test_the_schema_knows_every_key_and_no_other():
+    """additionalProperties: false at every object that names its keys, and it names those of values.yaml."""
+    schema = json.loads((CHART.directory / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART.directory / "values.yaml").read_text())
+
+    def check(schema: dict, value, key: str) -> None:
+        if "properties" not in schema:
+            return
+        assert schema["additionalProperties"] is False, key
+        assert isinstance(value, dict)
+        for name, one in value.items():
+            assert name in schema["properties"], f"{key}.{name}"
+            check(schema["properties"][name], one, f"{key}.{name}")
+        unused = set(schema["properties"]) - set(value)
+        assert unused <= {"global", "svidmail-lib", "matchLabels", "matchExpressions"}, f"{key}: {unused}"
+
+    check(schema, values, "")
+
+
+@pytest.mark.parametrize(("values", "told"), [
+    ({"trustdomain": "example.org"}, ["trustdomain"]),
+    ({"gateway": {"port": {"api": 1}}}, ["/gateway", "port"]),
+    ({"networkPolicy": {"aws": {"cidr": []}}}, ["/networkPolicy/aws", "cidr"]),
+    ({"regions": "eu-central-1"}, ["/regions", "array"]),
+    ({"clients": [{"namespace": "shop"}]}, ["/clients/0", "serviceAccount"]),
+    ({"clients": ["shop/checkout"]}, ["/clients/0", "object"]),
+    ({"extraHosts": [{"host": "a.example.com", "via": "https"}]}, ["/extraHosts/0/via", "end_to_end"]),
+    ({"gateway": {"ports": {"api": "9443"}}}, ["/gateway/ports/api", "integer"]),
+    ({"smtp": True}, ["/smtp", "object"]),
+])
+def test_a_value_of_an_unknown_key_or_type_is_refused(chart, values, told):
+    text = chart.refusal(chart.ci["default"], values)
+    assert all(word in text for word in told), text
+
+
+REFUSED = [
+    ({"trustDomain": ""}, "trustDomain is empty", "e.g. example.org"),
+    ({"trustDomain": "spiffe://example.org"}, "trustDomain", "without spiffe://"),
+    ({"trustDomain": "Example.org"}, 'trustDomain "Example.org"', "lower-case"),
+    ({"regions": []}, "regions is empty", "e.g. regions: [eu-central-1]"),
+    ({"regions": ["Frankfurt"]}, 'regions[0] "Frankfurt"', "like eu-central-1"),
+    ({"regions": ["eu-central-1a"]}, 'regions[0] "eu-central-1a"', "no availability zone"),
+    ({"regions": ["eu-central-1", "us-east-1", "eu-central-1"]}, 'regions[2] "eu-central-1"', "remove one"),
+    ({"regions": ["us-iso-east-1"]}, "regions[0]", "extraHosts"),
+    ({"clients": []}, "clients is empty", "e.g. clients: [{namespace: shop"),
+    ({"clients": [{"namespace": "*", "serviceAccount": "checkout"}]}, "clients[0]", "list them one by one"),
+    ({"clients": [{"namespace": "shop", "serviceAccount": "*"}]}, "clients[0]", "list them one by one"),
+    ({"clients": [{"namespace": "Shop", "serviceAccount": "a"}]}, 'clients[0].namespace "Shop"', "lower-case"),
+    ({"clients": [{"namespace": "shop", "serviceAccount": ""}]}, "clients[0].serviceAccount", "lower-case"),
+    ({"clients": [{"namespace": "shop", "serviceAccount": "a"}] * 2}, "clients[1] shop/a", "remove one"),
+    ({"extraPrincipals": ["*"]}, 'extraPrincipals[0] "*"', "list them one by one"),
+    ({"extraPrincipals": ["example.org/ns/shop/*"]}, "extraPrincipals[0]", "list them one by one"),
+    ({"extraPrincipals": ["*/svidmail"]}, "extraPrincipals[0]", "list them one by one"),
+    ({"extraPrincipals": ["spiffe://example.org/ns/shop/sa/a"]}, "extraPrincipals[0]", "remove spiffe://"),
+    ({"extraPrincipals": ["example.org"]}, "extraPrincipals[0]", "like example.org/ns/shop"),
+    ({"extraPrincipals": ["other.org/ns/shop/sa/a"]}, "extraPrincipals[0]", "federatedTrustDomains"),
+    ({"extraPrincipals": ["example.org/ns/shop/sa/checkout/svidmail"] * 2}, "extraPrincipals[1]", "remove one"),
+    ({"gateway": {"ports": {"api": 9465}}}, "gateway.ports.smtp 9465 is gateway.ports.api", "a port of its own"),
+    ({"gateway": {"ports": {"api": 443}}}, "gateway.ports.api 443", "from 1024"),
+    ({"gateway": {"ports": {"smtp": 15021}}}, "gateway.ports.smtp 15021", "take another"),
+    ({"api": {"calls": []}}, "api.calls is empty", "/v2/email/outbound-emails"),
+    ({"api": {"calls": [{"method": "POST", "path": "/v2/*"}]}}, 'api.calls[0].path "/v2/*"', "no wildcard"),
+    ({"api": {"calls": [{"method": "POST", "path": "/v2/{*}"}]}}, "api.calls[0].path", "no pattern"),
+    ({"upstream": {"timeout": "30"}}, 'upstream.timeout "30"', "e.g. 30s"),
+    ({"upstream": {"connectTimeout": "0s"}}, "upstream.connectTimeout", "e.g. 30s"),
+    ({"upstream": {"caCertificates": "roots.pem"}}, "upstream.caCertificates", "absolute path"),
+    ({"extraHosts": [{"host": "*.example.com", "via": "api"}]}, "extraHosts[0].host", "no wildcard"),
+    ({"extraHosts": [{"host": "192.0.2.1", "via": "api"}]}, "extraHosts[0].host", "no address"),
+    ({"extraHosts": [{"host": "email.eu-central-1.amazonaws.com", "via": "api"}]}, "extraHosts[0]", "remove it"),
+    ({"extraHosts": [{"host": "a.example.com", "via": "smtp"}] * 2}, "extraHosts[1]", "remove one"),
+    ({"extraHosts": [{"host": "sts.us-east-1.amazonaws.com", "via": "api"}]}, "extraHosts[0].via", "use end_to_end"),
+    ({"extraHosts": [{"host": "vpce-1.sts.us-east-1.vpce.amazonaws.com", "via": "api"}]}, "extraHosts[0].via",
+     "use end_to_end"),
+    ({"extraHosts": [{"host": "a.example.com", "via": "api", "port": 9444}]}, "extraHosts[0].port 9444",
+     "choose another"),
+    ({"extraHosts": [{"host": "a.example.com", "via": "api"}, {"host": "a.example.com", "via": "smtp", "port": 443}]},
+     "extraHosts[1]", "one way"),
+    ({"gateway": {"autoscaling": {"enabled": True, "minReplicas": 9}}}, "gateway.autoscaling.minReplicas 9", "correct"),
+    ({"gateway": {"templates": ""}}, "gateway.templates", "e.g. gateway,spire-gateway"),
+    ({"gateway": {"podLabels": {"istio": "other"}}}, "gateway.podLabels", "remove it"),
+    ({"gateway": {"podAnnotations": {"proxy.istio.io/config": "{}"}}}, "gateway.podAnnotations", "gateway.concurrency"),
+    ({"networkPolicy": {"aws": {"internet": False}}}, "networkPolicy.aws.internet is false", "interface endpoints"),
+    ({"networkPolicy": {"aws": {"cidrs": ["0.0.0.0/0"]}}}, "networkPolicy.aws.cidrs[0] 0.0.0.0/0", "internet opens"),
+    ({"networkPolicy": {"aws": {"cidrs": ["::/0"]}}}, "networkPolicy.aws.cidrs[0] ::/0", "internet opens"),
+    ({"networkPolicy": {"aws": {"cidrs": ["169.254.0.0/16"]}}}, "networkPolicy.aws.cidrs[0]", "leave it out"),
+    ({"networkPolicy": {"aws": {"cidrs": ["169.254.169.254/32"]}}}, "networkPolicy.aws.cidrs[0]", "leave it out"),
+    ({"networkPolicy": {"aws": {"cidrs": ["169.0.0.0/8"]}}}, "networkPolicy.aws.cidrs[0]", "name the blocks"),
+    ({"networkPolicy": {"aws": {"cidrs": ["fe80::/10"]}}}, "networkPolicy.aws.cidrs[0]", "leave it out"),
+    ({"networkPolicy": {"aws": {"cidrs": ["fd00:ec2::/64"]}}}, "networkPolicy.aws.cidrs[0]", "leave it out"),
+    ({"networkPolicy": {"aws": {"cidrs": ["fc00::/7"]}}}, "networkPolicy.aws.cidrs[0]", "name the blocks"),
+    ({"networkPolicy": {"aws": {"cidrs": ["10.0.0.1"]}}}, "networkPolicy.aws.cidrs[0]", "like 10.1.0.0/16"),
+    ({"networkPolicy": {"extraEgress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]}},
+     "networkPolicy.extraEgress[0].to[0].ipBlock.cidr", "name the blocks"),
+    ({"networkPolicy": {"extraEgress": [{"ports": [{"port": 80}]}]}}, "networkPolicy.extraEgress[0]", "say where to"),
+    ({"clients": [], "extraPrincipals": ["example.org/ns/ops/sa/a/svidmail"]}, "networkPolicy.clientNamespaces",
+     "name the namespaces"),
+    ({"istio": {"version": "latest"}}, 'istio.version "latest"', "like 1.31.0"),
+    ({"istio": {"version": "1.26.8"}}, "Istio 1.26.8 is too old", "upgrade Istio"),
+    ({"istio": {"version": "1.28.3"}, "telemetry": {"disableContextPropagation": False}},
+     "Istio 1.28.3 has no late connect", "lateConnect.enabled to false"),
+    ({"istio": {"version": "1.30.0"}}, "Istio 1.30.0 does not know", "disableContextPropagation to false"),
+]
+
+
+@pytest.mark.parametrize(("values", "fault", "cure"), REFUSED, ids=[fault for _, fault, _ in REFUSED])
+def test_a_value_that_cannot_work_is_named_with_its_cure(chart, values, fault, cure):
+    text = chart.refusal(chart.ci["default"], values)
+    [line] = [line for line in text.splitlines() if line.startswith("- ")]
+    assert fault in line and cure in line, text
+
+
+def test_all_faults_are_told_at_once(chart):
+    text = chart.refusal({"regions": ["x"], "gateway": {"ports": {"api": 80}}})
+    for key in ("trustDomain", "regions[0]", "clients", "gateway.ports.api"):
+        assert f"\n- {key}" in text, text
+
+
+@pytest.mark.parametrize("namespace", ["istio-system", "kube-system", "default"])
+def test_a_namespace_of_others_is_refused(namespace):
+    chart = Chart("mail-egress", helm_path("4"), namespace=namespace)
+    assert f"the namespace {namespace} is shared" in chart.refusal(chart.ci["default"])
+
+
+def test_an_old_kubernetes_is_named(chart):
+    text = chart.refusal(chart.ci["default"], kube_version="1.28.15")
+    assert "1.29.0" in text and "v1.28.15" in text
+
+
+CLUSTER = ["apiregistration.k8s.io/v1"]     # which every apiserver has, and helm without a cluster does not know
+
+
+@pytest.mark.parametrize("version", HELM_VERSIONS)
+@pytest.mark.parametrize(("offered", "told"), [
+    (["networking.istio.io/v1beta1", "spire.spiffe.io/v1alpha1"], "older than 1.22"),
+    (["spire.spiffe.io/v1alpha1"], "no Istio"),
+    (["networking.istio.io/v1"], "no SPIRE controller manager"),
+])
+def test_a_cluster_that_lacks_a_part_is_told_so(version, offered, told):
+    chart = Chart("mail-egress", helm_path(version))
+    assert told in chart.refusal(chart.ci["default"], api_versions=CLUSTER + offered)
+    chart.render(chart.ci["default"], api_versions=[*CLUSTER, "networking.istio.io/v1", "spire.spiffe.io/v1alpha1"])
