@@ -59,6 +59,25 @@ class Programs:
         return self._set_up_path("KUBERNETES_BIN")
 
     @property
+    def istio_dir(self) -> str:
+        """pilot-discovery, pilot-agent, istioctl."""
+        return self._set_up_path("ISTIO_BIN")
+
+    @property
+    def istio_source(self) -> str:
+        """Istio's manifests/ and its bootstrap for Envoy."""
+        return self._set_up_path("ISTIO_SOURCE")
+
+    @property
+    def spire_crds(self) -> str:
+        """A directory with the custom resource definitions of SPIRE's controller manager."""
+        return self._set_up_path("SPIRE_CRDS")
+
+    @property
+    def pilot_agent(self) -> str:
+        return stage_program(os.path.join(self.istio_dir, "pilot-agent"), self.directory)
+
+    @property
     def svidmail(self) -> str:
         built = os.environ.get("SVIDMAIL_BIN", str(ROOT / "build" / "dev" / "sidecar" / "svidmail"))
         if not os.path.exists(built):

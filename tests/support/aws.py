@@ -218,7 +218,7 @@ class FakeAws(HttpServer):
             self.sts.tokens.clear()
             self.connections.clear()
             self.failed_handshakes.clear()
-            self.request_count = 0
+            self.request_count = self.dialled = 0
         self.clear_faults()
 
     # --- HttpServer's questions ------------------------------------------------------------------

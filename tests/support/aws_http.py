@@ -242,6 +242,7 @@ class HttpServer:
         self.failed_handshakes: list[str] = []
         self.requests: list[Request] = []
         self.request_count = 0
+        self.dialled = 0  # TCP connections, whatever became of them
         self.refuse_unknown_sni = True
         self.clock: Callable[[], float] = time.time
         self.idle_timeout: float | None = None
@@ -313,6 +314,8 @@ class HttpServer:
                 stream, peer = listener.accept()
             except OSError:
                 return
+            with self.changed:
+                self.dialled += 1
             threading.Thread(target=self._serve, args=(stream, peer), name="aws-connection", daemon=True).start()
 
     def _choose_context(self, tls: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> int | None:

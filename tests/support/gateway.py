@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from . import ports
-from .processes import Failure, Process, poll_until
+from .processes import Failure, Process, has_fields, poll_until
 
 ENVOY_UID = 21001
 
@@ -175,17 +175,17 @@ class Gateway:
     def access_log(self, **fields) -> list[dict]:
         """The lines so far, oldest first, that have these fields; see ACCESS_LOG_FIELDS, and "log" for the listener."""
         entries = self._past_access + (self._lines_of_this_run() if self.process else [])
-        return [entry for entry in entries if _has(entry, fields)]
+        return [entry for entry in entries if has_fields(entry, fields)]
 
     def wait_for_access(self, timeout: float = 5, **fields) -> dict:
         """The first line with these fields; a line is written when its request or connection has ended."""
         for entry in self._past_access:
-            if _has(entry, fields):
+            if has_fields(entry, fields):
                 return entry
 
         def matching(line: str):
             entry = _parse(line)
-            return entry if entry is not None and _has(entry, fields) else None
+            return entry if entry is not None and has_fields(entry, fields) else None
 
         return self.process.wait_for_line(matching, timeout, stream="stdout", what=f"an access of {fields}")
 
@@ -410,9 +410,3 @@ def _parse(line: str) -> dict | None:
         return json.loads(line)
     except ValueError:
         return None
-
-
-def _has(entry: dict, fields: dict) -> bool:
-    """A field given as a function is asked, anything else must be equal."""
-    return all(wanted(entry.get(key)) if callable(wanted) else entry.get(key) == wanted
-               for key, wanted in fields.items())

@@ -52,6 +52,12 @@ def stage_program(path: str, directory: str) -> str:
     return target
 
 
+def has_fields(entry: dict, fields: dict) -> bool:
+    """Of a log line: a field given as a function is asked, anything else must be equal."""
+    return all(wanted(entry.get(key)) if callable(wanted) else entry.get(key) == wanted
+               for key, wanted in fields.items())
+
+
 def end_all(endings: list[Callable]) -> None:
     """Each is called, whatever the others do; then the first trouble is told."""
     troubles = []

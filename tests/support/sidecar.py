@@ -17,7 +17,7 @@ import subprocess
 import yaml
 
 from . import ports
-from .processes import Failure, Process, poll_until
+from .processes import Failure, Process, has_fields, poll_until
 
 SIDECAR_UID = 21002
 ROLE_ARN = "arn:aws:iam::123456789012:role/svidmail-checkout"
@@ -310,5 +310,4 @@ def _split(lines: list[str]) -> tuple[list[dict], list[str]]:
 
 
 def _is(line: dict, name: str | None, fields: dict) -> bool:
-    return (name is None or line["event"] == name) and all(
-        wanted(line.get(key)) if callable(wanted) else line.get(key) == wanted for key, wanted in fields.items())
+    return (name is None or line["event"] == name) and has_fields(line, fields)

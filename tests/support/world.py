@@ -7,6 +7,7 @@ from .sidecar import SIDECAR_UID
 REGION = "eu-central-1"
 SES_HOST = f"email.{REGION}.amazonaws.com"
 STS_HOST = f"sts.{REGION}.amazonaws.com"
+SMTP_HOST = f"email-smtp.{REGION}.amazonaws.com"
 
 GATEWAY_PATH = "/ns/mail-egress/sa/mail-egress"
 SIDECAR_PATH = "/ns/shop/sa/checkout/svidmail"
