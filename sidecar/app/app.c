@@ -25,9 +25,13 @@
 
 #define ATTEMPT_LIMIT_MS 30000 /* the app waits that long at most: there is no spool yet */
 #define CALL_LIMIT_MS    25000 /* one HTTP call of it */
-#define DRAIN_MS         1300  /* after SIGTERM; the rest of the 2 s is for closing */
 #define USER_AGENT       "svidmail"
 
+/* After SIGTERM; kubelet kills a late sidecar after 2 s. */
+#define DRAIN_MS    1200 /* what is in flight then is cut and told so */
+#define CLOSE_BY_MS 1500 /* who has not read his last words by then does without */
+#define EXIT_BY_MS  1750 /* what cannot be ended is left behind: a name look-up, for one */
+#define AT_ONCE_MS  200  /* the same after a second SIGTERM */
 enum tunnel_kind { TUNNEL_MAIL, TUNNEL_STS, TUNNEL_COUNT };
 
 /* Where the end stands.  Each step starts the next one from its own completion. */
@@ -61,6 +65,7 @@ struct app {
 
     uv_signal_t sigterm, sigint;
     uv_check_t idle_check; /* while draining: is everybody gone? */
+    uv_timer_t exit_limit; /* keeps no loop alive */
     struct timer *drain_limit;
     enum stop_state stop;
     unsigned n_closing; /* tunnels */
@@ -147,12 +152,32 @@ static void on_idle_check(uv_check_t *check)
         stop_closing(a);
 }
 
+static const char *what_is_left(const struct app *a)
+{
+    if (a->smtp != NULL)
+        return "SMTP sessions";
+    if (a->n_closing > 0)
+        return "streams to the gateway";
+    return a->workload_api != NULL ? "the stream to the agent" : "a name look-up";
+}
+
+/* Everybody has been told by now.  exit() would wait: libuv joins its threads there. */
+static void on_exit_limit(uv_timer_t *timer)
+{
+    struct app *a = timer->data;
+    LOG(EV_APP_STOPPED, F_INT("uptime_ms", clock_wall_ms(a->clock) - a->started_at_ms),
+        F_STR("left_behind", what_is_left(a)));
+    process_remove_run_dir(&a->run_dir);
+    _exit(0);
+}
+
 static void on_signal(uv_signal_t *handle, int signum)
 {
     struct app *a = handle->data;
     if (a->stop != RUNNING) { /* asked twice: at once */
         if (a->stop == CLOSING)
             _exit(0);
+        uv_timer_start(&a->exit_limit, on_exit_limit, AT_ONCE_MS, 0);
         stop_closing(a);
         return;
     }
@@ -160,8 +185,9 @@ static void on_signal(uv_signal_t *handle, int signum)
         F_INT("sessions", smtp_server_n_sessions(a->smtp)),
         F_INT("in_flight", relay_n_in_flight(a->relay)));
     a->stop = DRAINING;
-    smtp_server_drain(a->smtp);
+    smtp_server_drain(a->smtp, CLOSE_BY_MS);
     timer_start(a->drain_limit, DRAIN_MS);
+    uv_timer_start(&a->exit_limit, on_exit_limit, EXIT_BY_MS, 0);
     uv_check_start(&a->idle_check, on_idle_check);
 }
 
@@ -303,11 +329,15 @@ static void start_signals(struct app *a)
     a->drain_limit = timer_new(&a->loop, on_drain_limit, a);
     uv_check_init(&a->loop, &a->idle_check);
     a->idle_check.data = a;
+    uv_timer_init(&a->loop, &a->exit_limit);
+    uv_unref((uv_handle_t *)&a->exit_limit);
+    a->exit_limit.data = a;
     uv_signal_init(&a->loop, &a->sigterm);
     uv_signal_init(&a->loop, &a->sigint);
     a->sigterm.data = a->sigint.data = a;
     uv_signal_start(&a->sigterm, on_signal, SIGTERM);
     uv_signal_start(&a->sigint, on_signal, SIGINT);
+    process_release_sigterm();
 }
 
 static bool start(struct app *a, struct err *e)
@@ -346,6 +376,8 @@ bool app_run(const struct config *cfg, struct err *e)
     metric_set(M_BUILD_INFO, METRIC_L(report_version(), report_commit()), 1);
     LOG(EV_APP_STARTED, F_STR("version", report_version()), F_STR("commit", report_commit()),
         F_STR("hostname", a->hostname), F_STR("spool", spool_dir_path(a->spool)));
+    uv_run(&a->loop, UV_RUN_DEFAULT);
+    uv_close((uv_handle_t *)&a->exit_limit, on_handle_closed);
     uv_run(&a->loop, UV_RUN_DEFAULT);
     LOG(EV_APP_STOPPED, F_INT("uptime_ms", clock_wall_ms(a->clock) - a->started_at_ms));
     CHECK(uv_loop_close(&a->loop) == 0); /* every handle was closed by its owner */

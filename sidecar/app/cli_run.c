@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/app.h"
 #include "app/cli.h"
+#include "app/process.h"
 
 #include <argp.h>
 #include <stdio.h>
@@ -44,6 +45,7 @@ int cli_run(int argc, char **argv)
     struct run_options o = {.config_file = CONFIG_DEFAULT_FILE};
     argp_err_exit_status = 2;
     argp_parse(&parser, argc, argv, 0, NULL, &o);
+    process_hold_sigterm();
     struct config *cfg = NULL;
     struct err e;
     if (!config_load(o.config_file, &cfg, &e)) {

@@ -28,6 +28,24 @@ void process_harden(void)
     setenv("UV_THREADPOOL_SIZE", "1", 1); /* libuv's pool looks names up, nothing else */
 }
 
+static void set_sigterm_mask(int how)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    CHECK(pthread_sigmask(how, &set, NULL) == 0);
+}
+
+void process_hold_sigterm(void)
+{
+    set_sigterm_mask(SIG_BLOCK);
+}
+
+void process_release_sigterm(void)
+{
+    set_sigterm_mask(SIG_UNBLOCK);
+}
+
 bool process_check_network(bool is_allowed, struct err *e)
 {
     const char *pod = getenv("SVIDMAIL_POD_IP"), *host = getenv("SVIDMAIL_HOST_IP");

@@ -9,6 +9,12 @@
  * thread starts. */
 void process_harden(void);
 
+/* SIGTERM waits until it is released, and is not lost then.  Without a handler it would kill us, or
+ * do nothing at all: the kernel drops a signal that the first process of a container has no handler
+ * for, and a pod that is deleted while it starts would have to be killed. */
+void process_hold_sigterm(void);
+void process_release_sigterm(void);
+
 /* Refuses the node's own network, where every process of the node could send mail through us (D9).
  * Known by the downward API: SVIDMAIL_POD_IP (status.podIP) equal to SVIDMAIL_HOST_IP
  * (status.hostIP). */

@@ -187,9 +187,10 @@ bool smtp_server_new(uv_loop_t *loop, const struct smtp_server_config *cfg,
     return true;
 }
 
-void smtp_server_drain(struct smtp_server *s)
+void smtp_server_drain(struct smtp_server *s, uint64_t close_within_ms)
 {
     s->is_draining = true;
+    s->close_by_ms = clock_mono_ms(s->clock) + close_within_ms;
     for (unsigned i = 0; i < s->n_listeners; i++)
         close_listener(&s->listeners[i]);
     LIST_EACH(it, &s->sessions)
@@ -204,7 +205,13 @@ void smtp_server_close(struct smtp_server *s, void (*cb)(void *arg), void *arg)
     for (unsigned i = 0; i < s->n_listeners; i++)
         close_listener(&s->listeners[i]);
     LIST_EACH(it, &s->sessions)
-    session_cut(CONTAINER_OF(it, struct session, link));
+    {
+        struct session *session = CONTAINER_OF(it, struct session, link);
+        if (s->is_draining)
+            session_dismiss(session);
+        else
+            session_cut(session);
+    }
     if (s->n_sessions == 0 && s->n_open_handles == 0)
         smtp_server_maybe_closed(s);
 }

@@ -50,10 +50,12 @@ NODISCARD bool smtp_server_new(uv_loop_t *loop, const struct smtp_server_config 
  * meanwhile. */
 bool smtp_server_reply(struct smtp_ticket **t, const struct smtp_reply *r);
 
-/* No new connections; idle sessions get 421; sessions with a mail under way may end it. */
-void smtp_server_drain(struct smtp_server *s);
-/* What is still there is cut; cb runs once when everything is closed and s is freed.  Tickets still
- * out stay valid (smtp_server_reply() then says false). */
+/* No new connections; idle sessions get 421; sessions with a mail under way may end it.  Within
+ * close_within_ms every session that is ending has gone, read or unread; the others are for
+ * smtp_server_close(). */
+void smtp_server_drain(struct smtp_server *s, uint64_t close_within_ms);
+/* What is still there is cut, or gets 421 if it was drained before; cb runs once when everything is
+ * closed and s is freed.  Tickets still out stay valid (smtp_server_reply() then says false). */
 void smtp_server_close(struct smtp_server *s, void (*cb)(void *arg), void *arg);
 unsigned smtp_server_n_sessions(const struct smtp_server *s);
 /* Addresses really open, as text, NULL-terminated, borrowed ("127.0.0.1:2525"). */

@@ -119,6 +119,16 @@ void session_cut(struct session *s)
     stream_close(&s->stream);
 }
 
+/* An app that neither reads nor closes must not outlast the grace of a SIGTERM. */
+static uint64_t flush_ms(const struct smtp_server *server)
+{
+    uint64_t now_ms = clock_mono_ms(server->clock);
+    if (!server->is_draining)
+        return FLUSH_MS;
+    uint64_t left_ms = server->close_by_ms > now_ms ? server->close_by_ms - now_ms : 0;
+    return left_ms < FLUSH_MS ? left_ms : FLUSH_MS;
+}
+
 void session_finish(struct session *s)
 {
     if (s->state == ST_CLOSING)
@@ -126,16 +136,22 @@ void session_finish(struct session *s)
     leave_tx(s);
     if (s->out.len > 0 && !stream_write(s->stream, buf_str(&s->out)))
         buf_clear(&s->out); /* it reads nothing anyway */
-    stream_close_after_flush(&s->stream, FLUSH_MS);
+    stream_close_after_flush(&s->stream, flush_ms(s->server));
 }
 
-void session_drain(struct session *s)
+void session_dismiss(struct session *s)
 {
-    if (s->state == ST_CLOSING || s->state == ST_BODY || s->state == ST_VERDICT)
+    if (s->state == ST_CLOSING)
         return;
     session_reply(s, 421, "4.3.2", "%s svidmail is stopping, try again soon",
                   s->server->cfg.hostname);
     session_finish(s);
+}
+
+void session_drain(struct session *s)
+{
+    if (s->state != ST_BODY && s->state != ST_VERDICT)
+        session_dismiss(s);
 }
 
 static void flush(struct session *s)

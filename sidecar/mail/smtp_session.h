@@ -58,6 +58,7 @@ struct smtp_server {
     struct list sessions;
     unsigned n_sessions, n_listeners, n_open_handles;
     bool is_draining, is_closing;
+    uint64_t close_by_ms; /* monotonic; while draining */
     uint64_t n_accepted;
     struct listener *listeners;
     char **listener_names;
@@ -69,6 +70,8 @@ struct smtp_server {
 void session_start(struct smtp_server *server, uv_stream_t *listener, bool is_local_socket);
 /* 421 and gone, unless a mail is under way. */
 void session_drain(struct session *s);
+/* 421 and gone. */
+void session_dismiss(struct session *s);
 /* Cut now. */
 void session_cut(struct session *s);
 /* After the last session or listener is gone. */

@@ -47,7 +47,8 @@ class Sidecar:
     """One svidmail.  config is laid over sane defaults; the ports and the paths are this object's own."""
 
     def __init__(self, program: str, directory: str, config: dict | None = None, *, uid: int = SIDECAR_UID,
-                 env: dict | None = None, arguments: tuple[str, ...] = ()):
+                 env: dict | None = None, arguments: tuple[str, ...] = (), wrapper: tuple[str, ...] = ()):
+        """`wrapper` is a command that ends by executing the rest of its arguments."""
         self.program = program
         self.directory = directory
         self.uid = uid
@@ -59,6 +60,7 @@ class Sidecar:
         self.config_file = os.path.join(directory, "svidmail.yaml")
         self._env = SANITIZERS | (env or {})
         self._arguments = list(arguments)
+        self._wrapper = list(wrapper)
         self.last_words = ""
         self._expected: list[tuple[str, dict]] = []
         self._past_events: list[dict] = []
@@ -84,8 +86,8 @@ class Sidecar:
         with open(self.config_file, "w") as file:
             yaml.safe_dump(self.config, file, sort_keys=False)
         os.chmod(self.config_file, 0o644)
-        self.process = Process("svidmail", [self.program, "run", "--config", self.config_file, *self._arguments],
-                               log_dir=self.directory, uid=self.uid, env=self._env)
+        command = [*self._wrapper, self.program, "run", "--config", self.config_file, *self._arguments]
+        self.process = Process("svidmail", command, log_dir=self.directory, uid=self.uid, env=self._env)
         if wait:
             self.wait_for_event("app.started", timeout=20)
         return self

@@ -482,12 +482,37 @@ TEST(smtp_server, drain_answers_idle_sessions_and_lets_a_verdict_arrive)
     client_send(&busy, STR("EHLO a\r\nMAIL FROM:<a@s.example>\r\nRCPT "
                            "TO:<b@x.example>\r\nDATA\r\n\r\nx\r\n.\r\n"));
     LOOP_UNTIL(d.loop, d.n_taken == 1);
-    smtp_server_drain(d.server);
+    smtp_server_drain(d.server, 2000);
     expect(&d, &idle, "421 4.3.2");
     verdict(&d, 250, "2.0.0", "Ok last");
     LOOP_UNTIL(d.loop, busy.has_ended);
     assert_non_null(strstr(buf_cstr(&busy.got), "250 2.0.0 Ok last\r\n421 4.3.2"));
     LOOP_UNTIL(d.loop, smtp_server_n_sessions(d.server) == 0);
+    client_close(&idle);
+    client_close(&busy);
+    door_close(&d);
+}
+
+/* The app is frozen: it neither reads nor closes. */
+TEST(smtp_server, drain_outlasts_no_app_that_does_not_close)
+{
+    struct door d;
+    struct client idle, busy;
+    door_open(&d);
+    client_connect(&idle, &d);
+    expect(&d, &idle, "220 ");
+    client_connect(&busy, &d);
+    client_send(&busy, STR("EHLO a\r\nMAIL FROM:<a@s.example>\r\nRCPT "
+                           "TO:<b@x.example>\r\nDATA\r\n\r\nx\r\n.\r\n"));
+    LOOP_UNTIL(d.loop, d.n_taken == 1);
+    uint64_t began_us = clock_mono_us();
+    smtp_server_drain(d.server, 300);
+    LOOP_UNTIL(d.loop, smtp_server_n_sessions(d.server) == 1);
+    assert_in_range(clock_mono_us() - began_us, 250000, 900000);
+    verdict(&d, 250, "2.0.0", "Ok late");
+    LOOP_UNTIL(d.loop, smtp_server_n_sessions(d.server) == 0);
+    assert_in_range(clock_mono_us() - began_us, 250000, 900000);
+    expect(&d, &busy, "250 2.0.0 Ok late\r\n421 4.3.2");
     client_close(&idle);
     client_close(&busy);
     door_close(&d);
