@@ -104,7 +104,7 @@ def sdk_host(service: str, region: str, fips: bool, dual: bool) -> str:
 def test_each_host_and_port_has_a_server_of_its_own(ci):
     gateway = ci.one("Gateway")["spec"]["servers"]
     assert all(len(server["hosts"]) == 1 for server in gateway)
-    assert all(server["tls"] == {"mode": "ISTIO_MUTUAL"} for server in gateway)
+    assert all(server["tls"]["mode"] == "ISTIO_MUTUAL" for server in gateway)
     places = [(host, port) for host, port, _ in servers(ci)]
     assert len(set(places)) == len(places)
     names = [server["port"]["name"] for server in gateway]
@@ -222,6 +222,15 @@ def test_what_spire_is_told_to_issue_is_what_the_policy_names(chart):
     assert sidecar["namespaceSelector"]["matchExpressions"][0]["values"] == ["billing", "shop"]
     assert issued("mail-egress-pod", "shop", "checkout") == "example.org/ns/shop/sa/checkout"
     assert issued("mail-egress-gateway", "mail-egress", "mail-egress") == "example.org/ns/mail-egress/sa/mail-egress"
+
+
+def test_whoever_hears_the_smtp_server_first_is_known_by_name(chart):
+    """The policy acts at the client's first byte, which comes after the server's greeting."""
+    rendered = chart.feature("full")
+    principals = rendered.of("AuthorizationPolicy")[0]["spec"]["rules"][0]["from"][0]["source"]["principals"]
+    for server in rendered.one("Gateway")["spec"]["servers"]:
+        expected = [f"spiffe://{name}" for name in principals] if server["port"]["number"] == 9465 else None
+        assert server["tls"].get("subjectAltNames") == expected
 
 
 def test_late_connect_covers_every_byte_stream(ci):
