@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/app.h"
+#include "app/doctor_desk.h"
 #include "app/ingest.h"
 #include "app/pod.h"
 #include "app/process.h"
@@ -62,6 +63,8 @@ struct app {
     struct admin *admin;
     struct pod pod;
     struct report_sources report;
+    struct doctor_sources doctor_sources;
+    struct doctor_desk *doctor;
 
     uv_signal_t sigterm, sigint;
     uv_check_t idle_check; /* while draining: is everybody gone? */
@@ -135,6 +138,7 @@ static void stop_closing(struct app *a)
     a->stop = CLOSING;
     uv_check_stop(&a->idle_check);
     timer_stop(a->drain_limit);
+    doctor_desk_free(&a->doctor);
     admin_close(&a->admin);
     relay_cut(a->relay, "svidmail is stopping");
     smtp_server_close(a->smtp, on_smtp_closed, a);
@@ -293,14 +297,16 @@ static bool start_admin(struct app *a, struct err *e)
 {
     const struct admin_config admin = {.socket_path = a->cfg->admin.socket,
                                        .metrics_listen = a->cfg->admin.metrics_listen};
-    struct admin_endpoint endpoints[REPORT_ENDPOINTS + 1];
+    struct admin_endpoint endpoints[REPORT_ENDPOINTS + 2];
     report_endpoints(&a->report, endpoints);
     endpoints[REPORT_ENDPOINTS] = pod_endpoint(&a->pod);
+    a->doctor = doctor_desk_new(&a->doctor_sources);
+    endpoints[REPORT_ENDPOINTS + 1] = doctor_desk_endpoint(a->doctor);
     return admin_new(&a->loop, &admin, endpoints, ARRAY_LEN(endpoints), &a->admin, e);
 }
 
 /* Before the loop runs, so before anybody can ask. */
-static void fill_report(struct app *a)
+static void fill_sources(struct app *a)
 {
     a->report = (struct report_sources){.config = a->cfg,
                                         .clock = a->clock,
@@ -313,6 +319,20 @@ static void fill_report(struct app *a)
                                         .smtp = a->smtp,
                                         .pod = &a->pod,
                                         .results = &a->results};
+    a->doctor_sources = (struct doctor_sources){.loop = &a->loop,
+                                                .config = a->cfg,
+                                                .clock = a->clock,
+                                                .started_at_ms = a->started_at_ms,
+                                                .svids = a->svids,
+                                                .workload_api = a->workload_api,
+                                                .jwts = a->jwts,
+                                                .mail_tunnel = a->tunnels[TUNNEL_MAIL],
+                                                .sts_tunnel = a->tunnels[TUNNEL_STS],
+                                                .http = a->http,
+                                                .credentials = a->credentials,
+                                                .ses = a->ses,
+                                                .smtp = a->smtp,
+                                                .results = &a->results};
 }
 
 /* What was asked for and works, and should not be forgotten. */
@@ -348,7 +368,7 @@ static bool start(struct app *a, struct err *e)
         return false;
     if (!start_identity(a, e) || !start_aws(a, e) || !start_mail(a, e))
         return false;
-    fill_report(a);
+    fill_sources(a);
     warn_of_config(a->cfg);
     start_signals(a);
     workload_api_start(a->workload_api);

@@ -12,6 +12,7 @@ const struct cli_command cli_commands[] = {
     {"check-config", cli_check_config, "say whether a configuration file is good, or where it is not"},
     {"health",       cli_health,       "ask a running svidmail whether it lives (--ready: whether it can send)"},
     {"status",       cli_status,       "listeners, identities, gateway, credentials and last mails on one screen"},
+    {"doctor",       cli_doctor,       "walk the chain from configuration to SES: what is wrong, why, what to type"},
     {"identity",     cli_identity,     "every SVID offered, which is used for what, and the bundles"},
     {"metrics",      cli_metrics,      "what Prometheus would scrape"},
     {"announce-stop", cli_announce_stop, "tell a running svidmail that its pod is ending; for a preStop hook"},

@@ -19,6 +19,7 @@ int cli_run(int argc, char **argv);
 int cli_check_config(int argc, char **argv);
 int cli_health(int argc, char **argv);
 int cli_status(int argc, char **argv);
+int cli_doctor(int argc, char **argv);
 int cli_identity(int argc, char **argv);
 int cli_metrics(int argc, char **argv);
 int cli_announce_stop(int argc, char **argv);

@@ -164,6 +164,8 @@ bool config_load(const char *file, struct config **out, struct err *e)
     buf_init(&b, CONFIG_FILE_MAX_BYTES);
     *out = NULL;
     bool ok = read_file(file, &b, e) && config_parse(file, buf_str(&b), out, e);
+    if (ok)
+        (*out)->file = xstrdup(file);
     buf_release(&b);
     return ok;
 }
@@ -197,6 +199,7 @@ void config_free(struct config **c)
     free((*c)->gateway.ids);
     free((*c)->ses.host);
     free((*c)->aws.sts_host);
+    free((*c)->file);
     free(*c);
     *c = NULL;
 }

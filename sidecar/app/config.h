@@ -29,6 +29,7 @@ struct config_identity_choice {
 };
 
 struct config {
+    char *file; /* that it was loaded from; NULL: from no file */
     struct {
         char *endpoint; /* "": $SPIFFE_ENDPOINT_SOCKET */
         struct config_identity_choice mesh, aws;

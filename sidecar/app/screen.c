@@ -188,6 +188,17 @@ static void print_last(FILE *to, const json_t *last)
         print_mail(to, json_array_get(last, i));
 }
 
+/* Not ready, or something has failed since it last went well. */
+static bool is_troubled(const json_t *status)
+{
+    const json_t *last = json_array_get(json_object_get(status, "last"), 0);
+    return !json_is_true(json_object_get(status, "ready")) ||
+           json_object_get(json_object_get(status, "identity"), "last_error") != NULL ||
+           json_object_get(json_object_get(status, "gateway"), "last_failure") != NULL ||
+           json_object_get(json_object_get(status, "credentials"), "last_error") != NULL ||
+           (last != NULL && number(last, "code") >= 400);
+}
+
 void screen_status(const json_t *status, FILE *to)
 {
     char version[TEXT_MAX], commit[TEXT_MAX], up[SPAN_MAX], why[TEXT_MAX];
@@ -205,6 +216,8 @@ void screen_status(const json_t *status, FILE *to)
     print_gateway(to, json_object_get(status, "gateway"));
     print_credentials(to, json_object_get(status, "credentials"));
     print_last(to, json_object_get(status, "last"));
+    if (is_troubled(status))
+        print_row(to, "Next", "`svidmail doctor' names what is wrong, why, and what to type");
 }
 
 /* --- the path of one mail */

@@ -214,11 +214,18 @@ static void set_hash(struct ses_call *c, const unsigned char *digest)
         snprintf(c->sha256 + 2 * i, 3, "%02x", digest[i]);
 }
 
+static void hash_whole(struct ses_call *c)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    struct str all = buf_str(&c->whole);
+    CHECK(EVP_Digest(all.p, all.len, digest, NULL, c->ses->sha256, NULL) == 1);
+    set_hash(c, digest);
+}
+
 static bool encode_whole(struct ses_call *c, struct err *e)
 {
     char in[SMALL_BYTES], out[BASE64_LEN(SMALL_BYTES + 2) + 5];
     struct base64_encoder b64;
-    unsigned char digest[EVP_MAX_MD_SIZE];
     if (!read_mail(c, 0, in, (size_t)c->mail.len, e))
         return false;
     base64_init(&b64);
@@ -227,9 +234,7 @@ static bool encode_whole(struct ses_call *c, struct err *e)
     bool fits = buf_append_str(&c->whole, PREFIX) && buf_append(&c->whole, out, n) &&
                 buf_append_str(&c->whole, buf_str(&c->suffix));
     CHECK(fits);
-    struct str all = buf_str(&c->whole);
-    CHECK(EVP_Digest(all.p, all.len, digest, NULL, c->ses->sha256, NULL) == 1);
-    set_hash(c, digest);
+    hash_whole(c);
     return true;
 }
 
@@ -491,6 +496,20 @@ struct ses_call *ses_send(struct ses *s, const struct ses_mail *mail, ses_cb cb,
         c->unreadable = timer_new(s->loop, on_unreadable, c);
         timer_start(c->unreadable, 0);
     }
+    return c;
+}
+
+struct ses_call *ses_probe(struct ses *s, ses_cb cb, void *arg)
+{
+    static const struct str nothing = {"{}", 2};
+    struct ses_call *c = xcalloc(1, sizeof *c);
+    *c = (struct ses_call){.ses = s, .cb = cb, .arg = arg};
+    buf_init(&c->suffix, 1);
+    buf_init(&c->whole, nothing.len);
+    CHECK(buf_append_str(&c->whole, nothing));
+    hash_whole(c);
+    c->body_len = nothing.len;
+    ask_for_credentials(c);
     return c;
 }
 

@@ -64,6 +64,9 @@ void ses_free(struct ses **s); /* no call may be in flight */
  * from inside. */
 struct ses_call;
 struct ses_call *ses_send(struct ses *s, const struct ses_mail *mail, ses_cb cb, void *arg);
+/* What SES says of the credentials and the signature, for doctor: a SendEmail with neither
+ * recipients nor content, which SES cannot but refuse.  As ses_send() otherwise. */
+struct ses_call *ses_probe(struct ses *s, ses_cb cb, void *arg);
 /* cb will not run.  What it was waiting for; NULL: the mail may have left in full. */
 const char *ses_cancel(struct ses_call **c);
 

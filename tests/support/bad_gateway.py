@@ -204,6 +204,16 @@ def say(data: bytes) -> Callable:
     return behaviour
 
 
+def say_and_close(data: bytes) -> Callable:
+    """The beginning of an answer, and no more."""
+
+    def behaviour(gateway: BadGateway, connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(data)
+
+    return behaviour
+
+
 def show(**how) -> Callable:
     """A handshake by a context(**how), then a request is read and none answered."""
 

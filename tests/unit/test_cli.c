@@ -460,7 +460,108 @@ TEST(cli, status_fits_on_a_screen_and_steers_no_terminal)
                "  Credentials  arn:r (2 d left)\n"
                "  Last mails   \n"
                "    5 s ago  01ID  delivered in 42 ms\n"
-               "        250 Ok 0100-ses\n");
+               "        250 Ok 0100-ses\n"
+               "  Next         `svidmail doctor' names what is wrong, why, and what to type\n");
+}
+
+TEST(cli, status_sends_to_doctor_only_when_something_is_wrong)
+{
+    static const struct {
+        const char *rest;
+        bool is_troubled;
+    } cases[] = {
+        {"\"ready\":true", false},
+        {"\"ready\":false", true},
+        {"\"ready\":true,\"identity\":{\"last_error\":\"lost\"}", true},
+        {"\"ready\":true,\"gateway\":{\"last_failure\":\"reset\"}", true},
+        {"\"ready\":true,\"credentials\":{\"last_error\":\"AccessDenied\"}", true},
+        {"\"ready\":true,\"last\":[{\"code\":451}]", true},
+        {"\"ready\":true,\"last\":[{\"code\":250},{\"code\":451}]", false},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct outcome o;
+        struct server s;
+        AUTO_FREE char *answer = xasprintf(OK_HEAD "{%s}", cases[i].rest);
+        http_start(&s, answer);
+        run(&o, "status", "--socket", s.path, NULL);
+        server_stop(&s, NULL);
+        assert_int_equal(o.code, 0);
+        assert_int_equal(strstr(o.out, "svidmail doctor") != NULL, cases[i].is_troubled);
+    }
+}
+
+static const char doctor_json[] =
+    "{\"result\":\"%s\",\"counts\":{\"ok\":1,\"warning\":0,\"failed\":1,\"not_checked\":1},"
+    "\"checks\":["
+    "{\"category\":\"identity\",\"check\":\"SPIRE agent\",\"result\":\"ok\",\"text\":\"answers\"},"
+    "{\"category\":\"gateway\",\"check\":\"name\",\"result\":\"failed\",\"text\":\"gw\\u001b[2J\","
+    "\"code\":\"SM031\",\"title\":\"No name\",\"cure\":[\"kubectl get this\",\"and that\"],"
+    "\"gateway_log\":\"UH\",\"see\":\"docs/troubleshooting.md#sm031\"},"
+    "{\"category\":\"gateway\",\"check\":\"TLS\",\"result\":\"not_checked\",\"text\":\"because\"}]"
+    "}";
+
+TEST(cli, doctor_fits_its_screen_and_steers_no_terminal)
+{
+    struct outcome o;
+    struct server s;
+    char heard[TEXT_MAX];
+    AUTO_FREE char *body = xasprintf(doctor_json, "failed");
+    AUTO_FREE char *answer = xasprintf(OK_HEAD "%s", body);
+    http_start(&s, answer);
+    run(&o, "doctor", "--socket", s.path, NULL);
+    server_stop(&s, heard);
+    assert_has(heard, "GET /doctor HTTP/1.1");
+    assert_int_equal(o.code, 1);
+    assert_string_equal(o.out, "identity\n--------\n"
+                               "\xe2\x88\x9a SPIRE agent: answers\n"
+                               "\ngateway\n-------\n"
+                               "\xc3\x97 name: gw\\x1b[2J\n"
+                               "    SM031 No name\n"
+                               "      kubectl get this\n"
+                               "      and that\n"
+                               "    gateway log: UH\n"
+                               "    see docs/troubleshooting.md#sm031\n"
+                               "- TLS: not checked, because\n"
+                               "\n1 fine, 0 to look at, 1 failed, 1 not checked\n");
+}
+
+TEST(cli, doctors_exit_code_is_1_only_where_something_has_failed)
+{
+    static const struct {
+        const char *result;
+        int code;
+    } cases[] = {{"ok", 0}, {"warning", 0}, {"failed", 1}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct outcome o;
+        struct server s;
+        char heard[TEXT_MAX];
+        AUTO_FREE char *body = xasprintf(doctor_json, cases[i].result);
+        AUTO_FREE char *answer = xasprintf(OK_HEAD "%s", body);
+        http_start(&s, answer);
+        run(&o, "doctor", "--offline", "-o", "json", "--socket", s.path, NULL);
+        server_stop(&s, heard);
+        assert_has(heard, "GET /doctor?offline HTTP/1.1");
+        assert_int_equal(o.code, cases[i].code);
+        assert_string_equal(o.out, body);
+    }
+}
+
+TEST(cli, doctor_tells_an_answer_that_is_none)
+{
+    static const char *const answers[] = {
+        OK_HEAD "nonsense", OK_HEAD "{}",
+        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\nsvidmail is stopping\n"};
+    for (size_t i = 0; i < ARRAY_LEN(answers); i++) {
+        struct outcome o;
+        struct server s;
+        http_start(&s, answers[i]);
+        run(&o, "doctor", "--socket", s.path, NULL);
+        server_stop(&s, NULL);
+        assert_int_equal(o.code, 1);
+        assert_string_equal(o.out, "");
+        assert_non_null(
+            strstr(o.err, i < 2 ? "not answered by JSON" : "503: svidmail is stopping"));
+    }
 }
 
 TEST(cli, json_output_is_what_was_answered)

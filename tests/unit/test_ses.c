@@ -448,6 +448,27 @@ TEST(ses, a_refusal_is_the_verdict)
     world_stop();
 }
 
+TEST(ses, a_probe_is_signed_and_holds_no_mail)
+{
+    world_start();
+    w.ses = ses_new(&w.cfg, NULL, NULL, w.credentials, w.clock, w.loop);
+    w.call = ses_probe(w.ses, on_verdict, NULL);
+    assert_int_equal(w.n_done, 0);
+    turn();
+    assert_string_equal(http.r.method, "POST");
+    assert_string_equal(http.r.path, "/v2/email/outbound-emails");
+    read_whole_body(&http);
+    assert_string_equal(http.body, "{}");
+    assert_string_equal(header("x-amz-security-token"), "token1");
+    assert_int_equal(strncmp(header("authorization"), "AWS4-HMAC-SHA256 Credential=ASIA1/", 34), 0);
+    answer(400, "BadRequestException", "{\"message\":\"no content\"}");
+    assert_int_equal(w.n_done, 1);
+    assert_string_equal(w.v.error, "bad_request");
+    w.call = ses_probe(w.ses, on_verdict, NULL);
+    assert_null(ses_cancel(&w.call) == NULL ? "what it waits for" : NULL);
+    world_stop();
+}
+
 TEST(ses, expired_credentials_are_replaced_once)
 {
     world_start();

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+/* Has istio-proxy put itself between us and the gateway?  iptables cannot be read without rights,
+ * but its effect can be seen: a connection that istio-proxy captures ends at its port 15001, in our
+ * own network namespace, and the kernel's list of sockets shows that end to everybody. */
+#include "app/doctor_exam.h"
+#include "base/mem.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ISTIO_OUTBOUND 15001
+#define TOUCH_MS       5000
+#define LIST_MAX_BYTES (1024u * 1024)
+#define ST_ESTABLISHED "01"
+#define ST_LISTEN      "0A"
+
+static const char *const lists[] = {"/proc/net/tcp", "/proc/net/tcp6"};
+
+/* The next word of a line, by blanks. */
+static struct str next_word(struct str *line)
+{
+    while (line->len > 0 && line->p[0] == ' ')
+        *line = str_sub(*line, 1, line->len);
+    struct str word = str_sub(*line, 0, str_index(*line, ' '));
+    *line = str_sub(*line, word.len, line->len);
+    return word;
+}
+
+/* "0100007F:3A99" -> 0x3A99; -1: no address */
+static long port_of(struct str address)
+{
+    struct str hex = str_sub(address, str_index(address, ':') + 1, address.len);
+    char text[8], *end;
+    if (hex.len != 4)
+        return -1;
+    long port = strtol(str_copy(text, sizeof text, hex), &end, 16);
+    return *end == '\0' ? port : -1;
+}
+
+/* remote_port -1: any */
+static bool has_socket(struct str text, const char *state, long local_port, long remote_port)
+{
+    while (text.len > 0) {
+        struct str line = str_sub(text, 0, str_index(text, '\n'));
+        text = str_sub(text, line.len + 1, text.len);
+        (void)next_word(&line); /* its number */
+        long local = port_of(next_word(&line)), remote = port_of(next_word(&line));
+        if (local == local_port && (remote_port == -1 || remote == remote_port) &&
+            str_eq(next_word(&line), str_from(state)))
+            return true;
+    }
+    return false;
+}
+
+bool proc_net_has_listener(struct str text, uint16_t port)
+{
+    return has_socket(text, ST_LISTEN, port, -1);
+}
+
+bool proc_net_has_connection(struct str text, uint16_t local_port, uint16_t remote_port)
+{
+    return has_socket(text, ST_ESTABLISHED, local_port, remote_port);
+}
+
+/* What cannot be read is as if it were empty. */
+static void read_list(const char *file, struct buf *out)
+{
+    AUTO_CLOSE int fd = open(file, O_RDONLY | O_CLOEXEC);
+    char piece[16384];
+    ssize_t n = 1;
+    while (fd != -1 && n > 0) {
+        n = read(fd, piece, sizeof piece);
+        if (n > 0 && !buf_append(out, piece, (size_t)n))
+            return;
+    }
+}
+
+/* our_port 0: is istio-proxy there at all?  Else: does it hold the other end of our connection? */
+static bool look(uint16_t our_port)
+{
+    bool found = false;
+    for (size_t i = 0; i < ARRAY_LEN(lists) && !found; i++) {
+        struct buf b;
+        buf_init(&b, LIST_MAX_BYTES);
+        read_list(lists[i], &b);
+        found = our_port == 0 ? proc_net_has_listener(buf_str(&b), ISTIO_OUTBOUND)
+                              : proc_net_has_connection(buf_str(&b), ISTIO_OUTBOUND, our_port);
+        buf_release(&b);
+    }
+    return found;
+}
+
+static uint16_t own_port(const struct stream *s)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+    } a = {0};
+    socklen_t len = sizeof a;
+    if (getsockname(stream_fd(s), &a.any, &len) != 0)
+        return 0;
+    return ntohs(a.any.sa_family == AF_INET6 ? a.v6.sin6_port : a.v4.sin_port);
+}
+
+static void on_touched(void *arg)
+{
+    struct exam *x = arg;
+    const struct config *c = x->s->config;
+    uint16_t port = own_port(x->touch);
+    stream_close(&x->touch);
+    if (port != 0 && look(port))
+        doctor_found(
+            x->walk, "capture.captured",
+            "a connection to %s:%u ends at istio-proxy in this pod, which may wrap our TLS "
+            "in its own or refuse it; the pod does not exclude the port",
+            c->gateway.host, (unsigned)c->gateway.port_api);
+    else
+        doctor_ok(x->walk, "is in this pod and leaves %s:%u alone", c->gateway.host,
+                  (unsigned)c->gateway.port_api);
+}
+
+static void on_untouched(void *arg, const struct err *e)
+{
+    struct exam *x = arg;
+    stream_close(&x->touch);
+    doctor_skip(x->walk, "because no connection came about: %s", e != NULL ? e->msg : "it ended");
+}
+
+void check_capture(void *arg, struct doctor *d, unsigned what)
+{
+    static const struct stream_events events = {.on_open = on_touched, .on_end = on_untouched};
+    (void)what;
+    struct exam *x = arg;
+    const struct config *c = x->s->config;
+    if (!look(0)) {
+        doctor_ok(d, "is not in this pod");
+        return;
+    }
+    x->touch = stream_connect(x->s->loop, c->gateway.host, (uint16_t)c->gateway.port_api, TOUCH_MS,
+                              &events, x, (struct stream_limits){1});
+}
+
+void cancel_capture(void *arg, unsigned what)
+{
+    (void)what;
+    struct exam *x = arg;
+    if (x->touch != NULL)
+        stream_close(&x->touch);
+}
