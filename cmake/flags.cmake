@@ -30,5 +30,5 @@ if(SVIDMAIL_HARDEN)
     -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=3 -fstack-protector-strong -fstack-clash-protection
     -fcf-protection=full -fPIE -ftrivial-auto-var-init=zero -fno-delete-null-pointer-checks)
   target_link_options(svidmail_flags INTERFACE
-    -pie -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack -Wl,--as-needed)
+    $<$<NOT:$<BOOL:${SVIDMAIL_STATIC}>>:-pie> -Wl,-z,relro -Wl,-z,now -Wl,-z,noexecstack -Wl,--as-needed)
 endif()

@@ -9,7 +9,7 @@
 #   need_go                       sets GO: a go command that is new enough
 #   need_envoy                    sets ENVOY_BIN
 #   need_spire                    sets SPIRE_BIN: a directory with spire-server and spire-agent
-# What the mesh and cluster suites need besides is in parts.sh and cluster.sh, which this file sources.
+# What the mesh and cluster suites need besides is in parts.sh, cluster.sh and image.sh, which this file sources.
 #
 # A part lands in $SVIDMAIL_CACHE under the hash of its pins, so a changed pin is a new place and an old checkout
 # still finds its own.  It is built beside that place and moved there whole; a lock keeps two runs from building twice.
@@ -237,3 +237,5 @@ need_spire() {
 . "$SETUP_ROOT/tests/rig/parts.sh"
 # shellcheck source=tests/rig/cluster.sh
 . "$SETUP_ROOT/tests/rig/cluster.sh"
+# shellcheck source=tests/rig/image.sh
+. "$SETUP_ROOT/tests/rig/image.sh"
