@@ -85,6 +85,8 @@ static json_t *pod_section(const struct report_sources *r)
     put_bool(o, "ending", r->pod->end_announced_at_ms != 0);
     if (r->pod->end_announced_at_ms != 0)
         put_number(o, "announced_s", -seconds_until(r, r->pod->end_announced_at_ms));
+    put_bool(o, "shares_processes", r->pod->shares_processes);
+    put_bool(o, "memory_open", r->pod->is_memory_open);
     return o;
 }
 

@@ -137,6 +137,12 @@ static void print_pod(FILE *to, const json_t *pod)
     if (json_is_true(json_object_get(pod, "ending")))
         fprintf(to, "  %-13sis ending, announced %s ago; mail is taken until SIGTERM\n", "Pod",
                 screen_span(number(pod, "announced_s"), age, sizeof age));
+    if (json_is_true(json_object_get(pod, "shares_processes")))
+        fprintf(to, "  %-13sshares its process namespace: other containers see svidmail; %s\n",
+                "Pod",
+                json_is_true(json_object_get(pod, "memory_open"))
+                    ? "its memory and keys are open to root and to its uid"
+                    : "its memory and files are closed to them without CAP_SYS_PTRACE");
 }
 
 static void print_smtp(FILE *to, const json_t *smtp)
