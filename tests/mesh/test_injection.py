@@ -384,3 +384,12 @@ def test_ports_of_the_gateway_are_those_the_pods_exclude():
     rendered = chart.render(chart.ci["injection"], {"gateway": {"ports": {"api": 19443}}})
     policy = json.dumps(rendered.one("MutatingAdmissionPolicy"))
     assert '[\\"19443\\",\\"9444\\",\\"9465\\"]' in policy
+
+
+def test_notes_say_where_a_labelled_pods_configuration_comes_from():
+    chart = Chart("mail-egress", helm_path("4"))
+    notes = chart.notes(chart.ci["injection"])
+    for words in ('svidmail.io/inject: "true"', "the ConfigMap svidmail of its namespace", "svidmail.io/config",
+                  'MountVolume.SetUp failed for volume "svidmail-config"'):
+        assert words in notes
+    assert "svidmail.io/inject" not in chart.notes(chart.ci["default"])
