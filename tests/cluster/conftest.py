@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The world of the cluster tests: a whole Kubernetes, the platform's chart in it once, and a namespace for each test.
+
+What a test changes of the cluster or of the platform's release it changes back.
+"""
+
+import pathlib
+import sys
+
+import pytest
+import yaml
+from support.cluster import Cluster, Parts
+from support.cluster_shop import CA_VOLUMES, IMAGE, ROOT, SERVICE_ACCOUNT, Shop
+
+# The gateway's policy names its clients: these many tests can have a namespace of their own.
+NAMESPACES = [f"shop-{number:02}" for number in range(1, 61)]
+
+PLATFORM = {
+    "trustDomain": "example.org",
+    "regions": ["eu-central-1"],
+    "clients": [{"namespace": name, "serviceAccount": SERVICE_ACCOUNT} for name in NAMESPACES],
+    "smtp": {"enabled": True},
+    "endToEndMail": {"enabled": True},
+    # One node, two cores.
+    "gateway": {"replicas": 1, "drainSeconds": 3, "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}},
+    "injection": {"enabled": True, "image": IMAGE, **CA_VOLUMES},
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        # The first one has the whole cluster to wait for.
+        item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def cluster(request):
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+
+    def say(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"== {text}", file=sys.stderr, flush=True)
+
+    with Cluster(Parts.from_environment(), say) as cluster:
+        yield cluster
+        if request.session.testsfailed:
+            say(f"the logs of the cluster are in {cluster.keep_logs()}")
+
+
+@pytest.fixture(scope="session")
+def platform_values(cluster):
+    """The values file of the release mail-egress."""
+    path = pathlib.Path(cluster.directory, "mail-egress.yaml")
+    path.write_text(yaml.safe_dump(PLATFORM))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def platform(cluster, platform_values):
+    """The chart mail-egress, installed by helm 4; what its notes tell an app team."""
+    cluster.helm4("install", "mail-egress", str(ROOT / "helm" / "mail-egress"), "--namespace", "mail-egress",
+                  "--create-namespace", "--values", platform_values)
+    cluster.wait_ready("deployment/mail-egress", "mail-egress")
+    notes = cluster.helm4("get", "notes", "mail-egress", "--namespace", "mail-egress").stdout
+    return yaml.safe_load(notes[notes.index("config:"):notes.index("\nNext:")])["config"]
+
+
+@pytest.fixture
+def new_shop(request, cluster, platform):
+    """new_shop(configured=True, restricted=True): a namespace whose app may mail.
+
+    `restricted` is Kubernetes' profile of that name, which Istio's own init container does not fit.
+    """
+    shops = []
+    failed_before = request.session.testsfailed
+
+    def make(*, configured: bool = True, restricted: bool = True) -> Shop:
+        shops.append(Shop(cluster, NAMESPACES.pop(0), platform, restricted=restricted))
+        if configured:
+            shops[-1].configure()
+        return shops[-1]
+
+    yield make
+    for shop in shops:
+        if request.session.testsfailed > failed_before:
+            print(cluster.describe(shop.namespace))
+        shop.remove()
+
+
+@pytest.fixture
+def shop(new_shop):
+    return new_shop()
+
+
+@pytest.fixture
+def mesh_shop(new_shop):
+    """For pods with an istio-proxy."""
+    return new_shop(restricted=False)
