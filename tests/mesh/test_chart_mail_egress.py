@@ -132,7 +132,7 @@ def test_a_byte_stream_is_routed_by_tcp_and_a_call_by_http(ci):
 def test_tls_that_the_gateway_makes_names_and_checks_its_host(ci):
     """One of the three alone, or two, and a certificate for any name would do."""
     rules = by_host(ci, "DestinationRule")
-    roots = "/etc/ssl/certs/ca-certificates.crt" if "vpce" in ci.text else "system"
+    roots = "/etc/aws-roots/roots.pem" if "vpce" in ci.text else "system"
     opaque = {one["number"] for spec in by_host(ci, "ServiceEntry").values() for one in spec["ports"]
               if "targetPort" in one}
     assert set(rules) == {host for host, _, _ in servers(ci)}
@@ -172,6 +172,15 @@ def test_only_the_named_calls_have_a_route(ci):
              for rule in route["match"]}
     usual = {("POST", "/v2/email/outbound-emails")}
     assert calls == usual | ({("GET", "/v2/email/account")} if "/v2/email/account" in ci.text else set())
+
+
+def test_a_silent_stream_ends_and_a_hanging_dial_too(ci):
+    """Istio reads the idle timeout of byte streams from the rule's top, the other from the port's settings."""
+    streams = {host for host, _, protocol in servers(ci) if protocol == "TLS"}
+    for host, rule in by_host(ci, "DestinationRule").items():
+        policy = rule["trafficPolicy"]
+        assert policy.get("connectionPool") == ({"tcp": {"idleTimeout": "10m"}} if host in streams else None)
+        assert {one["connectionPool"]["tcp"]["connectTimeout"] for one in policy["portLevelSettings"]} == {"5s"}
 
 
 def test_names_resolve_to_one_address_and_stay_in_the_namespace(ci):
@@ -224,13 +233,14 @@ def test_what_spire_is_told_to_issue_is_what_the_policy_names(chart):
     assert issued("mail-egress-gateway", "mail-egress", "mail-egress") == "example.org/ns/mail-egress/sa/mail-egress"
 
 
-def test_whoever_hears_the_smtp_server_first_is_known_by_name(chart):
-    """The policy acts at the client's first byte, which comes after the server's greeting."""
-    rendered = chart.feature("full")
-    principals = rendered.of("AuthorizationPolicy")[0]["spec"]["rules"][0]["from"][0]["source"]["principals"]
-    for server in rendered.one("Gateway")["spec"]["servers"]:
-        expected = [f"spiffe://{name}" for name in principals] if server["port"]["number"] == 9465 else None
-        assert server["tls"].get("subjectAltNames") == expected
+def test_strangers_fail_the_handshake_where_the_server_would_speak_first(ci):
+    """The policy acts at a client's first byte; SES's SMTP greeting would come before."""
+    [principals] = {tuple(rule["from"][0]["source"]["principals"])
+                    for policy in ci.of("AuthorizationPolicy") for rule in policy["spec"]["rules"]}
+    smtp = {one["port"] for one in ci.one("Service")["spec"]["ports"] if one["name"] == "tls-smtp"}
+    for server in ci.one("Gateway")["spec"]["servers"]:
+        named = server["tls"].get("subjectAltNames")
+        assert named == ([f"spiffe://{one}" for one in principals] if server["port"]["number"] in smtp else None)
 
 
 def test_late_connect_covers_every_byte_stream(ci):

@@ -2,10 +2,11 @@
 """What the platform chart refuses: by its schema, with key and cure, and for what the cluster lacks."""
 
 import json
+import os
 
 import pytest
 import yaml
-from support.charts import HELM_VERSIONS, Chart, helm_path
+from support.charts import HELM_VERSIONS, Chart, Refused, helm_path
 
 CHART = Chart("mail-egress", "")
 
@@ -156,3 +157,38 @@ def test_a_cluster_that_lacks_a_part_is_told_so(version, offered, told):
     chart = Chart("mail-egress", helm_path(version))
     assert told in chart.refusal(chart.ci["default"], api_versions=CLUSTER + offered)
     chart.render(chart.ci["default"], api_versions=[*CLUSTER, "networking.istio.io/v1", "spire.spiffe.io/v1alpha1"])
+
+
+@pytest.fixture
+def cluster(kube_api, programs):
+    """cluster(IMAGE): an apiserver with the CRDs of Istio and SPIRE, and an istiod of that image that nobody runs."""
+    kube_api.add_definitions(f"{programs.istio_source}/manifests/charts/base/files/crd-all.gen.yaml")
+    kube_api.add_definitions(os.environ["SPIRE_CRDS"])
+    kube_api.make_namespace("istio-system")
+
+    def with_istiod(*images: str) -> str:
+        for number, image in enumerate(images):
+            kube_api.apply({
+                "apiVersion": "apps/v1", "kind": "Deployment",
+                "metadata": {"name": f"istiod-{number}", "labels": {"app": "istiod"}},
+                "spec": {"selector": {"matchLabels": {"app": "istiod"}}, "template": {
+                    "metadata": {"labels": {"app": "istiod"}},
+                    "spec": {"containers": [{"name": "discovery", "image": image}]}}}}, namespace="istio-system")
+        return kube_api.kubeconfig
+
+    yield with_istiod
+    kube_api.kubectl("delete", "deployment", "--namespace", "istio-system", "--selector", "app=istiod")
+
+
+@pytest.mark.parametrize("version", HELM_VERSIONS)
+def test_an_old_istio_in_the_cluster_is_named(cluster, version):
+    chart = Chart("mail-egress", helm_path(version))
+    with pytest.raises(Refused, match=r"Istio 1\.28\.3 has no late connect"):
+        chart.try_on(cluster("registry.example:5000/istio/pilot:1.28.3-distroless"), chart.ci["default"])
+
+
+@pytest.mark.parametrize("images", [["docker.io/istio/pilot:1.31.0"], ["pilot:1.28.3", "pilot:1.31.0"],
+                                    ["pilot:latest"], ["pilot@sha256:" + "0" * 64], []],
+                         ids=["new", "old and new", "no version", "digest", "none"])
+def test_an_istio_that_is_new_or_unknown_is_taken(cluster, chart, images):
+    chart.try_on(cluster(*images), chart.ci["default"])

@@ -105,6 +105,11 @@ class Chart:
         """Into a cluster: as a new release, or as the next revision of the one that is there."""
         self._helm("upgrade", values, "--install", "--create-namespace", f"--kubeconfig={kubeconfig}")
 
+    def try_on(self, kubeconfig: str, *values: Values) -> str:
+        """What an install into this cluster would say; helm asks it what it has, and changes nothing."""
+        return self._run("install", self.release, str(self.directory), "--namespace", self.namespace,
+                         "--dry-run=server", "--kubeconfig", kubeconfig, *self._files(values))
+
     def lint(self, *values: Values) -> str:
         return self._run("lint", str(self.directory), "--strict", *self._files(values))
 

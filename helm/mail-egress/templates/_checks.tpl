@@ -223,22 +223,25 @@ values.schema.json's; here is what a schema says badly or cannot know.
 {{- $found | toJson }}
 {{- end }}
 
-{{/* Istio's version: as the values say, else as the tag of istiod's image says; "" where neither can be known. */}}
+{{/*
+Istio's version: as the values say, else as the tag of istiod's image says, of several the newest; "" where neither can
+be known.
+*/}}
 {{- define "mail-egress.istioVersion" -}}
-{{- if .Values.istio.version -}}
-  {{- .Values.istio.version -}}
-{{- else -}}
-  {{- $versions := list -}}
-  {{- range (lookup "apps/v1" "Deployment" .Values.networkPolicy.istiod.namespace "").items -}}
-    {{- if eq (dig "metadata" "labels" "app" "" .) "istiod" -}}
-      {{- range .spec.template.spec.containers -}}
-        {{- $version := regexFind "[0-9]+[.][0-9]+[.][0-9]+" (.image | splitList ":" | last) -}}
-        {{- if $version }}{{ $versions = append $versions $version }}{{ end -}}
-      {{- end -}}
-    {{- end -}}
-  {{- end -}}
-  {{- $versions | sortAlpha | first | default "" -}}
-{{- end -}}
+{{- $newest := .Values.istio.version }}
+{{- if not $newest }}
+  {{- range (lookup "apps/v1" "Deployment" .Values.networkPolicy.istiod.namespace "").items }}
+    {{- if eq (dig "metadata" "labels" "app" "" .) "istiod" }}
+      {{- range .spec.template.spec.containers }}
+        {{- $version := regexFind "[0-9]+[.][0-9]+[.][0-9]+" (.image | splitList ":" | last) }}
+        {{- if and $version (or (not $newest) (semverCompare (printf ">%s" $newest) $version)) }}
+          {{- $newest = $version }}
+        {{- end }}
+      {{- end }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- $newest -}}
 {{- end }}
 
 {{/* What the cluster offers.  Rendered without one, nothing is known of it, and nothing refused. */}}
