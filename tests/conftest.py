@@ -74,6 +74,11 @@ class Programs:
         return self._set_up_path("SPIRE_CRDS")
 
     @property
+    def prometheus_crds(self) -> str:
+        """A directory with the custom resource definitions of the Prometheus operator."""
+        return self._set_up_path("PROMETHEUS_CRDS")
+
+    @property
     def pilot_agent(self) -> str:
         return stage_program(os.path.join(self.istio_dir, "pilot-agent"), self.directory)
 

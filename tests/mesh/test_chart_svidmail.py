@@ -373,6 +373,18 @@ def test_readme_tells_the_values_as_they_are(name):
                    chart_readme.with_table(readme, (directory / "values.yaml").read_text()))
 
 
+def test_values_of_the_guide_are_taken(chart, check_config, app):
+    """What people copy from docs/install.md, and from the chart's README."""
+    guide = (ROOT / "docs/install.md").read_text()
+    mail = yaml.safe_load(re.search(r"```yaml\n(# mail\.yaml\n.*?)```", guide, re.DOTALL)[1])
+    assert check_config(config_text(chart, mail)).returncode == 0
+    egress = re.search(r"```yaml\n(# egress\.yaml\n.*?)```", guide, re.DOTALL)[1]
+    assert Chart("mail-egress", chart.helm).render(yaml.safe_load(egress)).has("MutatingAdmissionPolicy")
+    readme = (ROOT / "helm/svidmail/README.md").read_text()
+    values = yaml.safe_load(re.search(r"```yaml\n# Chart\.yaml\n.*?(# values\.yaml\n.*?)```", readme, re.DOTALL)[1])
+    assert sidecar_of(app(DEPLOYMENT).workload(values))["image"] == "registry.example/svidmail:0.1.0"
+
+
 def test_versions_are_one():
     project = re.search(r"project\(svidmail VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text())[1]
     for name in ("svidmail", "svidmail-lib"):

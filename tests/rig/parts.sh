@@ -14,6 +14,7 @@
 #   need_container_runtime        sets RUNTIME_BIN: a directory with containerd, containerd-shim-runc-v2, ctr, runc,
 #                                 spiffe-csi-driver
 #   need_spire_controller_manager sets SPIRE_CONTROLLER_MANAGER, and SPIRE_CRDS: a directory with its CRDs
+#   need_prometheus_crds          sets PROMETHEUS_CRDS: a directory with the CRDs of the Prometheus operator
 #
 # All are built from the Go module proxy, by modules of our own under tests/rig: their go.sum says what they are made
 # of, byte by byte.
@@ -172,4 +173,14 @@ need_spire_controller_manager() {
     need_part spire-controller-manager spire-controller-manager
     SPIRE_CONTROLLER_MANAGER=$PART/spire-controller-manager
     SPIRE_CRDS=$PART/crds
+}
+
+make_prometheus_crds() {
+    local module=github.com/prometheus-operator/prometheus-operator
+    copy_source "$(module_source prometheus-operator $module)/example/prometheus-operator-crd" "$1/crds"
+}
+
+need_prometheus_crds() {
+    need_part prometheus-crds prometheus-operator
+    PROMETHEUS_CRDS=$PART/crds
 }
