@@ -36,7 +36,7 @@ def schemas(kube_api, programs, tmp_path_factory) -> KubeSchemas:
     schemas = KubeSchemas(os.environ["KUBECONFORM"], str(tmp_path_factory.mktemp("schemas")))
     schemas.add_openapi(json.loads(kube_api.kubectl("get", "--raw", "/openapi/v2").stdout))
     schemas.add_definitions(f"{programs.istio_source}/manifests/charts/base/files/crd-all.gen.yaml")
-    for path in pathlib.Path(os.environ["SPIRE_CRDS"]).glob("*.yaml"):
+    for path in pathlib.Path(programs.spire_crds).glob("*.yaml"):
         schemas.add_definitions(path)
     return schemas
 

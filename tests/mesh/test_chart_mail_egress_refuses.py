@@ -2,7 +2,6 @@
 """What the platform chart refuses: by its schema, with key and cure, and for what the cluster lacks."""
 
 import json
-import os
 
 import pytest
 import yaml
@@ -160,11 +159,8 @@ def test_a_cluster_that_lacks_a_part_is_told_so(version, offered, told):
 
 
 @pytest.fixture
-def cluster(kube_api, programs):
-    """cluster(IMAGE): an apiserver with the CRDs of Istio and SPIRE, and an istiod of that image that nobody runs."""
-    kube_api.add_definitions(f"{programs.istio_source}/manifests/charts/base/files/crd-all.gen.yaml")
-    kube_api.add_definitions(os.environ["SPIRE_CRDS"])
-    kube_api.make_namespace("istio-system")
+def cluster(kube_api, istiod):
+    """cluster(IMAGE): an apiserver that knows Istio's and SPIRE's kinds, with an istiod of that image in name only."""
 
     def with_istiod(*images: str) -> str:
         for number, image in enumerate(images):
