@@ -21,7 +21,7 @@ from support.mails import send
 from support.ports import free_port
 from support.processes import poll_until
 from support.sidecar import SIDECAR_UID
-from support.workload_api import UNIMPLEMENTED, Identity
+from support.workload_api import INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED, Identity
 from support.world import GATEWAY_PATH, INTRUDER_PATH, SES_HOST, SIDECAR_PATH, STRANGER_UID
 
 STAGES = ("tcp", "tls", "peer", "policy", "aws")
@@ -238,6 +238,16 @@ def test_agent_gone_while_its_svid_still_serves(new_sidecar, new_spire, new_aws,
     assert result.checks["aws.ses"]["result"] == "ok"
 
 
+@pytest.mark.parametrize("status, code", [(INTERNAL, "SM020"), (INVALID_ARGUMENT, "SM019")], ids=["fails", "refuses"])
+def test_agent_ends_the_stream(issued_world, status, code):
+    issuer, _, _, sidecar = issued_world(start=False)
+    issuer.fail("FetchX509SVID", status, "because of this")
+    sidecar.expect_warning("workload_api.broken")
+    sidecar.start()
+    poll_until("the trouble with the agent", lambda: sidecar.status()["identity"].get("last_error"), 20)
+    assert_agent_is(sidecar, code)
+
+
 # --- identities
 
 
@@ -436,6 +446,16 @@ def test_sts_denies_the_role(new_sidecar, new_gateway, new_aws, spire):
     assert result.failed == {"aws.credentials": "SM072"}, result
     assert "aws.ses" in result.unchecked and result.checks["gateway.mail.aws"]["result"] == "ok"
     assert spire.id(SIDECAR_PATH) in "".join(result.checks["aws.credentials"]["cure"])
+
+
+def test_agent_gives_no_token(issued_world):
+    issuer, aws, _, sidecar = issued_world(start=False)
+    issuer.fail("FetchJWTSVID", INTERNAL, "no key")
+    sidecar.start()
+    sidecar.wait_for_event("credentials.failed")
+    result = doctor(sidecar)
+    assert result.failed == {"aws.token": "SM071"} and "no key" in result.text("aws.token"), result
+    assert {"aws.credentials", "aws.ses"} <= result.unchecked and aws.tokens == []
 
 
 def test_sts_does_not_know_the_issuer(new_sidecar, new_gateway, new_aws, spire):

@@ -11,7 +11,7 @@ import yaml
 from support.mails import RECIPIENT, SENDER, send
 from support.world import GATEWAY_PATH, SIDECAR_PATH
 
-ASKING = ["health", "status", "identity", "metrics"]
+ASKING = ["health", "status", "doctor", "identity", "metrics"]
 PATHS = {"to": ["--to", RECIPIENT], "from": ["--from", SENDER]}
 
 

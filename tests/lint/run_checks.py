@@ -16,6 +16,7 @@ import sys
 import time
 import xml.etree.ElementTree as ElementTree
 
+import check_doctor_codes
 import check_layers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -53,6 +54,10 @@ def run(*command: str) -> list[str]:
 
 def lint_layers(_options) -> list[str]:
     return check_layers.check(ROOT)
+
+
+def lint_doctor_codes(_options) -> list[str]:
+    return check_doctor_codes.check(ROOT)
 
 
 def lint_banned_functions(_options) -> list[str]:
