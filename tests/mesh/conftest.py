@@ -121,6 +121,12 @@ def egress_chart():
 
 
 @pytest.fixture(scope="session")
+def egress_notes(egress_chart):
+    """What helm tells whoever installs the egress of these tests."""
+    return egress_chart.notes(EGRESS_VALUES)
+
+
+@pytest.fixture(scope="session")
 def egress(kube_api, istiod, egress_chart):
     """egress({values}): the chart installed with these over the usual ones; without any, as it is for all tests."""
 

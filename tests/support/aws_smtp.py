@@ -150,6 +150,8 @@ class SesSmtp:
                 elif verb == "AUTH":
                     session.user = _user_of(words)
                     say("235 Authentication successful." if session.user else "535 Authentication Credentials Invalid")
+                elif verb == "NOOP":
+                    say("250 Ok")
                 elif verb == "QUIT":
                     say("221 Bye")
                     return
