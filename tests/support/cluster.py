@@ -247,7 +247,7 @@ class Cluster(Kubectl):
 
     def _start_control_plane(self) -> None:
         keys = f"{self.directory}/keys"
-        self._run("etcd", "--data-dir", f"{self.directory}/etcd", "--listen-client-urls", "http://127.0.0.1:2379",
+        self._run("etcd", "--data-dir", f"{self.directory}/memory/etcd", "--listen-client-urls", "http://127.0.0.1:2379",
                   "--advertise-client-urls", "http://127.0.0.1:2379", "--listen-peer-urls", "http://127.0.0.1:2380",
                   "--initial-advertise-peer-urls", "http://127.0.0.1:2380",
                   "--initial-cluster", "default=http://127.0.0.1:2380", "--unsafe-no-fsync", "--log-level", "warn")

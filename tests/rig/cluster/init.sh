@@ -55,6 +55,10 @@ make_mounts() {
     local directory=$1 path
     mount --make-rprivate /
     mount -t tmpfs tmpfs /run
+    # Images and etcd: to delete them from a disk would take longer than all the rest.  Not the kubelet's volumes: what
+    # pods write there would count as their memory.
+    mkdir "$directory/memory"
+    mount -t tmpfs -o size=4g,mode=0755 tmpfs "$directory/memory"
     for path in /var/lib/kubelet /var/lib/cni /var/log/pods /var/log/containers; do
         mkdir -p "$path" "$directory$path"
         mount --bind "$directory$path" "$path"
