@@ -275,6 +275,15 @@ def test_an_old_kubernetes_is_named(chart):
     assert re.search(r">=1\.29\.0-0.*v1\.28\.9", chart.refusal(MINIMAL, kube_version="1.28.9"))
 
 
+def test_an_old_kubernetes_is_named_in_the_apps_chart(app):
+    """helm looks at the app's own kubeVersion only; there the app would wait for ever."""
+    chart = app(DEPLOYMENT)
+    assert re.search(r"Kubernetes 1\.29.*v1\.28\.9.*svidmail\.enabled: false",
+                     chart.refusal(SIDECAR_VALUES, kube_version="1.28.9"))
+    chart.render(SIDECAR_VALUES, kube_version="1.29.0-eks-1")
+    chart.render({"svidmail": {"enabled": False}}, kube_version="1.28.9")
+
+
 def test_spool_of_the_smallest_size_is_taken(chart):
     chart.render(MINIMAL, {"spool": {"sizeLimit": "1Gi"}})
     chart.render(MINIMAL, {"spool": {"sizeLimit": 1073741824}})

@@ -282,7 +282,8 @@ def controllers(kube_api, programs, session_dir):
     directory = session_dir()
     manager = Process("kube-controller-manager", [
         os.path.join(programs.kubernetes_dir, "kube-controller-manager"), f"--kubeconfig={kube_api.kubeconfig}",
-        "--controllers=deployment,replicaset,statefulset,job,cronjob", "--leader-elect=false", "--secure-port=0"],
+        "--controllers=deployment,replicaset,statefulset,job,cronjob,validatingadmissionpolicy-status-controller",
+        "--leader-elect=false", "--secure-port=0"],
         log_dir=directory)
     yield manager
     manager.kill()
@@ -302,6 +303,17 @@ def test_pods_of_controllers_get_the_sidecar(kube_api, policies, controllers, na
     by_hand = created(kube_api, labelled(POD), namespace)
     assert pod["spec"]["initContainers"] == by_hand["spec"]["initContainers"]
     assert pod["spec"]["volumes"] == by_hand["spec"]["volumes"]
+
+
+def test_kubernetes_finds_nothing_odd_in_the_policies(kube_api, policies, controllers):
+    """It compares each expression with the types that the policy matches."""
+    def checked():
+        return [policy for policy in kube_api.get("validatingadmissionpolicy")["items"]
+                if policy["metadata"]["name"].startswith("svidmail-inject")
+                and policy.get("status", {}).get("observedGeneration") == policy["metadata"]["generation"]]
+
+    poll_until("the policies to be checked", lambda: len(checked()) == 3, timeout=60, interval=0.2)
+    assert [policy["status"].get("typeChecking", {}) for policy in checked()] == [{}] * 3
 
 
 # --- every object of the charts

@@ -37,6 +37,10 @@ extraVolumeMounts: []
 {{- define "svidmail.values" -}}
 {{- $given := .Values.svidmail | default dict -}}
 {{- $values := include "svidmail.overlay" $given | fromYaml -}}
+{{- if and $values.enabled (semverCompare "<1.29.0-0" .Capabilities.KubeVersion.Version) -}}
+  {{- /* helm looks at kubeVersion of the app's own chart only. */ -}}
+  {{- fail (printf "svidmail: native sidecars (restartPolicy in initContainers) came with Kubernetes 1.29, and this is %s: the app would wait for svidmail to end; set svidmail.enabled: false" .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
 {{- $name := $values.configMap.name -}}
 {{- if not $name -}}
   {{- $name = include "svidmail.configMapName" (list .Release.Name (and (hasKey .Subcharts "svidmail") $values.configMap.create)) -}}
