@@ -160,31 +160,65 @@ def test_a_cluster_that_lacks_a_part_is_told_so(version, offered, told):
 
 @pytest.fixture
 def cluster(kube_api, istiod):
-    """cluster(IMAGE): an apiserver that knows Istio's and SPIRE's kinds, with an istiod of that image in name only."""
+    """cluster(OBJECT…): an apiserver that knows Istio's and SPIRE's kinds, with these in istiod's namespace."""
+    added = []
 
-    def with_istiod(*images: str) -> str:
-        for number, image in enumerate(images):
-            kube_api.apply({
-                "apiVersion": "apps/v1", "kind": "Deployment",
-                "metadata": {"name": f"istiod-{number}", "labels": {"app": "istiod"}},
-                "spec": {"selector": {"matchLabels": {"app": "istiod"}}, "template": {
-                    "metadata": {"labels": {"app": "istiod"}},
-                    "spec": {"containers": [{"name": "discovery", "image": image}]}}}}, namespace="istio-system")
+    def with_objects(*objects: dict) -> str:
+        added.extend(objects)
+        kube_api.apply(objects, namespace="istio-system")
         return kube_api.kubeconfig
 
-    yield with_istiod
-    kube_api.kubectl("delete", "deployment", "--namespace", "istio-system", "--selector", "app=istiod")
+    yield with_objects
+    for entry in added:
+        kube_api.delete(entry["kind"], entry["metadata"]["name"], "istio-system")
+
+
+def pilot(*images: str) -> list[dict]:
+    """Deployments of these images, which nobody runs."""
+    return [{"apiVersion": "apps/v1", "kind": "Deployment",
+             "metadata": {"name": f"istiod-{number}", "labels": {"app": "istiod"}},
+             "spec": {"selector": {"matchLabels": {"app": "istiod"}}, "template": {
+                 "metadata": {"labels": {"app": "istiod"}},
+                 "spec": {"containers": [{"name": "discovery", "image": image}]}}}}
+            for number, image in enumerate(images)]
+
+
+def config_map(name: str, **data: dict) -> dict:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
+            "data": {key: yaml.safe_dump(value) for key, value in data.items()}}
 
 
 @pytest.mark.parametrize("version", HELM_VERSIONS)
 def test_an_old_istio_in_the_cluster_is_named(cluster, version):
     chart = Chart("mail-egress", helm_path(version))
+    old = cluster(*pilot("registry.example:5000/istio/pilot:1.28.3-distroless"))
     with pytest.raises(Refused, match=r"Istio 1\.28\.3 has no late connect"):
-        chart.try_on(cluster("registry.example:5000/istio/pilot:1.28.3-distroless"), chart.ci["default"])
+        chart.try_on(old, chart.ci["default"])
+    chart.try_on(old, chart.ci["default"], {"istio": {"lookUp": False}})
 
 
 @pytest.mark.parametrize("images", [["docker.io/istio/pilot:1.31.0"], ["pilot:1.28.3", "pilot:1.31.0"],
-                                    ["pilot:latest"], ["pilot@sha256:" + "0" * 64], []],
-                         ids=["new", "old and new", "no version", "digest", "none"])
+                                    ["pilot:latest"], ["pilot@sha256:" + "0" * 64]],
+                         ids=["new", "old and new", "no version", "digest"])
 def test_an_istio_that_is_new_or_unknown_is_taken(cluster, chart, images):
-    chart.try_on(cluster(*images), chart.ci["default"])
+    chart.try_on(cluster(*pilot(*images)), chart.ci["default"])
+
+
+@pytest.mark.parametrize(("mesh", "told"), [({"trustDomain": "other.example"}, "is other.example:"),
+                                            ({}, "is cluster.local:")], ids=["another", "Istio's own"])
+def test_a_mesh_of_another_trust_domain_is_refused(cluster, chart, mesh, told):
+    with pytest.raises(Refused, match=r"trustDomain is example\.org, and the mesh's") as refused:
+        chart.try_on(cluster(config_map("istio", mesh=mesh)), chart.ci["default"])
+    assert told in str(refused.value)
+
+
+def test_a_template_that_istiod_lacks_is_refused(cluster, chart):
+    with pytest.raises(Refused, match=r"gateway\.templates names spire-gateway, which istiod does not have"):
+        chart.try_on(cluster(config_map("istio-sidecar-injector", config={"templates": {"gateway": "spec: {}"}})),
+                     chart.ci["default"])
+
+
+def test_a_mesh_that_is_set_up_for_it_is_taken(cluster, chart):
+    templates = {"templates": {"gateway": "spec: {}", "spire-gateway": "spec: {}"}}
+    chart.try_on(cluster(config_map("istio", mesh={"trustDomain": "example.org"}),
+                         config_map("istio-sidecar-injector", config=templates)), chart.ci["default"])

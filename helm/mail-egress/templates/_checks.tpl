@@ -6,7 +6,7 @@ values.schema.json's; here is what a schema says badly or cannot know.
 */}}
 {{- define "mail-egress.checks" -}}
 {{- $found := list }}
-{{- range list "identity" "regions" "clients" "ports" "calls" "upstream" "extraHosts" "gateway" "networkPolicy" "cluster" }}
+{{- range list "identity" "regions" "clients" "ports" "calls" "upstream" "extraHosts" "gateway" "networkPolicy" "cluster" "mesh" }}
   {{- $found = concat $found (include (printf "mail-egress.check.%s" .) $ | fromJsonArray) }}
 {{- end }}
 {{- if $found }}
@@ -219,62 +219,6 @@ values.schema.json's; here is what a schema says badly or cannot know.
     {{- end }}
   {{- end }}
 {{- end }}
-{{- end }}
-{{- $found | toJson }}
-{{- end }}
-
-{{/*
-Istio's version: as the values say, else as the tag of istiod's image says, of several the newest; "" where neither can
-be known.
-*/}}
-{{- define "mail-egress.istioVersion" -}}
-{{- $newest := .Values.istio.version }}
-{{- if not $newest }}
-  {{- range (lookup "apps/v1" "Deployment" .Values.networkPolicy.istiod.namespace "").items }}
-    {{- if eq (dig "metadata" "labels" "app" "" .) "istiod" }}
-      {{- range .spec.template.spec.containers }}
-        {{- $version := regexFind "[0-9]+[.][0-9]+[.][0-9]+" (.image | splitList ":" | last) }}
-        {{- if and $version (or (not $newest) (semverCompare (printf ">%s" $newest) $version)) }}
-          {{- $newest = $version }}
-        {{- end }}
-      {{- end }}
-    {{- end }}
-  {{- end }}
-{{- end }}
-{{- $newest -}}
-{{- end }}
-
-{{/* What the cluster offers.  Rendered without one, nothing is known of it, and nothing refused. */}}
-{{- define "mail-egress.check.cluster" -}}
-{{- $found := list }}
-{{- $offers := .Capabilities.APIVersions }}
-{{- $hasCluster := $offers.Has "apiregistration.k8s.io/v1" }}
-{{- if not ($offers.Has "networking.istio.io/v1") }}
-  {{- if or ($offers.Has "networking.istio.io/v1beta1") ($offers.Has "networking.istio.io/v1alpha3") }}
-    {{- $found = append $found "the cluster's Istio is older than 1.22 (it lacks networking.istio.io/v1): upgrade Istio to 1.29 or newer" }}
-  {{- else if $hasCluster }}
-    {{- $found = append $found "the cluster has no Istio (it lacks networking.istio.io/v1): install Istio 1.29 or newer first" }}
-  {{- end }}
-{{- end }}
-{{- if and .Values.spire.clusterSPIFFEIDs.enabled $hasCluster (not ($offers.Has "spire.spiffe.io/v1alpha1")) }}
-  {{- $found = append $found "the cluster has no SPIRE controller manager (it lacks spire.spiffe.io/v1alpha1): install it, or set spire.clusterSPIFFEIDs.enabled to false and make the entries that NOTES then name by hand" }}
-{{- end }}
-{{- $version := include "mail-egress.istioVersion" . }}
-{{- if $version }}
-  {{- if not (regexMatch "^[0-9]+[.][0-9]+([.][0-9]+)?(-.*)?$" $version) }}
-    {{- $found = append $found (printf "istio.version %q is no version: write it like 1.31.0" $version) }}
-  {{- else }}
-    {{- if semverCompare "<1.27.0-0" $version }}
-      {{- $found = append $found (printf "Istio %s is too old: before 1.27 a gateway cannot have its identity from SPIRE by an injection template; upgrade Istio to 1.29 or newer" $version) }}
-    {{- else }}
-      {{- if and .Values.lateConnect.enabled (semverCompare "<1.29.0-0" $version) }}
-        {{- $found = append $found (printf "Istio %s has no late connect: upgrade Istio to 1.29 or newer, or set lateConnect.enabled to false" $version) }}
-      {{- end }}
-      {{- if and .Values.telemetry.enabled .Values.telemetry.disableContextPropagation (semverCompare "<1.31.0-0" $version) }}
-        {{- $found = append $found (printf "Istio %s does not know the field disableContextPropagation: set telemetry.disableContextPropagation to false (the API port removes trace headers all the same), or upgrade Istio to 1.31" $version) }}
-      {{- end }}
-    {{- end }}
-  {{- end }}
 {{- end }}
 {{- $found | toJson }}
 {{- end }}
