@@ -22,6 +22,8 @@
 
 static const char *const lists[] = {"/proc/net/tcp", "/proc/net/tcp6"};
 
+static void touch(struct exam *x);
+
 /* The next word of a line, by blanks. */
 static struct str next_word(struct str *line)
 {
@@ -33,7 +35,7 @@ static struct str next_word(struct str *line)
 }
 
 /* "0100007F:3A99" -> 0x3A99; -1: no address */
-static long port_of(struct str address)
+static long port_in(struct str address)
 {
     struct str hex = str_sub(address, str_index(address, ':') + 1, address.len);
     char text[8], *end;
@@ -50,7 +52,7 @@ static bool has_socket(struct str text, const char *state, long local_port, long
         struct str line = str_sub(text, 0, str_index(text, '\n'));
         text = str_sub(text, line.len + 1, text.len);
         (void)next_word(&line); /* its number */
-        long local = port_of(next_word(&line)), remote = port_of(next_word(&line));
+        long local = port_in(next_word(&line)), remote = port_in(next_word(&line));
         if (local == local_port && (remote_port == -1 || remote == remote_port) &&
             str_eq(next_word(&line), str_from(state)))
             return true;
@@ -109,21 +111,34 @@ static uint16_t own_port(const struct stream *s)
     return ntohs(a.any.sa_family == AF_INET6 ? a.v6.sin6_port : a.v4.sin_port);
 }
 
+/* The ports that mail and credentials take; the last one is the credentials'. */
+static uint16_t port_of(const struct exam *x)
+{
+    const struct config *c = x->s->config;
+    bool is_nested = c->gateway.tls == CONFIG_TLS_END_TO_END || x->n_touched > 0;
+    return (uint16_t)(is_nested ? c->gateway.port_end_to_end : c->gateway.port_api);
+}
+
 static void on_touched(void *arg)
 {
     struct exam *x = arg;
     const struct config *c = x->s->config;
-    uint16_t port = own_port(x->touch);
+    uint16_t own = own_port(x->touch), port = port_of(x);
+    bool is_captured = own != 0 && look(own);
     stream_close(&x->touch);
-    if (port != 0 && look(port))
+    if (is_captured) {
         doctor_found(
             x->walk, "capture.captured",
             "a connection to %s:%u ends at istio-proxy in this pod, which may wrap our TLS "
-            "in its own or refuse it; the pod does not exclude the port",
-            c->gateway.host, (unsigned)c->gateway.port_api);
+            "in its own or refuse it: the pod does not exclude the port",
+            c->gateway.host, (unsigned)port);
+        return;
+    }
+    x->n_touched++;
+    if (port == (uint16_t)c->gateway.port_end_to_end)
+        doctor_ok(x->walk, "is in this pod and leaves %s alone", c->gateway.host);
     else
-        doctor_ok(x->walk, "is in this pod and leaves %s:%u alone", c->gateway.host,
-                  (unsigned)c->gateway.port_api);
+        touch(x);
 }
 
 static void on_untouched(void *arg, const struct err *e)
@@ -133,18 +148,20 @@ static void on_untouched(void *arg, const struct err *e)
     doctor_skip(x->walk, "because no connection came about: %s", e != NULL ? e->msg : "it ended");
 }
 
-void check_capture(void *arg, struct doctor *d, unsigned what)
+static void touch(struct exam *x)
 {
     static const struct stream_events events = {.on_open = on_touched, .on_end = on_untouched};
+    x->touch = stream_connect(x->s->loop, x->s->config->gateway.host, port_of(x), TOUCH_MS, &events,
+                              x, (struct stream_limits){1});
+}
+
+void check_capture(void *arg, struct doctor *d, unsigned what)
+{
     (void)what;
-    struct exam *x = arg;
-    const struct config *c = x->s->config;
-    if (!look(0)) {
+    if (look(0))
+        touch(arg);
+    else
         doctor_ok(d, "is not in this pod");
-        return;
-    }
-    x->touch = stream_connect(x->s->loop, c->gateway.host, (uint16_t)c->gateway.port_api, TOUCH_MS,
-                              &events, x, (struct stream_limits){1});
 }
 
 void cancel_capture(void *arg, unsigned what)

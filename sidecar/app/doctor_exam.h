@@ -37,6 +37,7 @@ struct exam {
     void *arg;
     struct lookup *lookup;
     struct stream *touch; /* a connection that nothing is said on */
+    unsigned n_touched;
     struct way ways[WAY_COUNT];
     struct jwt_request *jwt;
     struct credentials_request *credentials;

@@ -279,22 +279,21 @@ static bool on_body_read(void *arg, char *out, size_t cap, size_t *n)
 
 static void try_way(struct way *w)
 {
-    static const struct http_header form[] = {
-        {"content-type", "application/x-www-form-urlencoded; charset=utf-8"},
-        {"connection", "close"}};
-    static const struct http_header json[] = {{"content-type", "application/json"},
-                                              {"connection", "close"}};
+    static const struct http_header form = {"content-type",
+                                            "application/x-www-form-urlencoded; charset=utf-8"};
+    static const struct http_header json = {"content-type", "application/json"};
     const struct doctor_sources *s = w->exam->s;
     bool is_sts = w->kind == WAY_STS;
     w->body = is_sts ? "Action=GetCallerIdentity&Version=2011-06-15" : "{}";
     const struct http_request r = {.tunnel = is_sts ? s->sts_tunnel : s->mail_tunnel,
                                    .is_https = is_nested(w),
                                    .wants_new_connection = true,
+                                   .closes_connection = true,
                                    .host = host_of(w),
                                    .method = "POST",
                                    .path = is_sts ? "/" : MAIL_PATH,
-                                   .headers = is_sts ? form : json,
-                                   .n_headers = ARRAY_LEN(json),
+                                   .headers = is_sts ? &form : &json,
+                                   .n_headers = 1,
                                    .body_len = strlen(w->body),
                                    .body_read = on_body_read,
                                    .body_arg = w,

@@ -89,7 +89,7 @@ struct http_call {
     void *arg;
 
     struct tunnel *tunnel;
-    bool is_https, wants_new_connection;
+    bool is_https, wants_new_connection, closes_connection;
     char *host, *method, *path;
     uint64_t body_len, timeout_ms;
     http_body_read body_read;
@@ -479,6 +479,7 @@ static void set_target(struct http_call *call)
     SET(easy, CURLOPT_NOSIGNAL, 1L);
     SET(easy, CURLOPT_MAXAGE_CONN, call->is_https ? KEEP_HTTPS_S : KEEP_PLAIN_S);
     SET(easy, CURLOPT_MAXLIFETIME_CONN, LIFETIME_S);
+    SET(easy, CURLOPT_FORBID_REUSE, call->closes_connection ? 1L : 0L);
     SET(easy, CURLOPT_HTTPHEADER, call->headers);
     if (call->h->user_agent != NULL)
         SET(easy, CURLOPT_USERAGENT, call->h->user_agent);
@@ -818,6 +819,7 @@ struct http_call *http_send(struct http *h, const struct http_request *r, http_d
     call->tunnel = r->tunnel;
     call->is_https = r->is_https;
     call->wants_new_connection = r->wants_new_connection;
+    call->closes_connection = r->closes_connection;
     call->host = xstrdup(r->host);
     call->method = xstrdup(r->method);
     call->path = xstrdup(r->path);

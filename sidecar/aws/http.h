@@ -37,6 +37,7 @@ struct http_request {
     struct tunnel *tunnel;
     bool is_https;             /* TLS inside the tunnel, host verified against ca_file */
     bool wants_new_connection; /* not a kept one, if there is room: the second try */
+    bool closes_connection;    /* it is not kept for the next call */
     const char *host;          /* Host header and, inside, server name */
     const char *method, *path; /* path with query, already encoded */
     const struct http_header *headers;

@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -20,11 +21,12 @@ from support.issued_domain import file_identity
 from support.mails import send
 from support.ports import free_port
 from support.processes import poll_until
-from support.sidecar import SIDECAR_UID
+from support.sidecar import SANITIZERS, SIDECAR_UID
 from support.workload_api import INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED, Identity
 from support.world import GATEWAY_PATH, INTRUDER_PATH, SES_HOST, SIDECAR_PATH, STRANGER_UID
 
 STAGES = ("tcp", "tls", "peer", "policy", "aws")
+PATH_WITH_SBIN = os.environ["PATH"] + ":/usr/sbin:/sbin"
 GATEWAY_CHECKS = {f"gateway.{way}.{stage}" for way in ("mail", "sts") for stage in STAGES}
 
 
@@ -337,6 +339,44 @@ def test_gateway_has_no_chain_for_this_sni(new_sidecar, new_gateway, spire, aws)
     assert "filter_chain_not_found" in result.checks["gateway.mail.tls"]["gateway_log"]
 
 
+# A pod's network as istio-init leaves it: a connection to these ports ends at port 15001 of the pod itself, where a proxy
+# hangs up at the ClientHello, as a gateway does to an SNI it does not know.  Then svidmail takes this process's place.
+CAPTURING_POD = """
+import os, select, socket, subprocess, sys
+captured, ports, svidmail = sys.argv[1].split(), sys.argv[2].split(), sys.argv[3:]
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+for port in captured:
+    subprocess.run(["iptables", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", port, "-j", "REDIRECT",
+                    "--to-ports", "15001"], check=True)
+listeners = [socket.create_server(("0.0.0.0", int(port))) for port in ["15001", *ports]]
+pod = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == pod:
+        for listener in select.select(listeners, [], [], 0.5)[0]:
+            connection, _ = listener.accept()
+            connection.recv(65536)
+            connection.close()
+    sys.exit()
+os.execv(svidmail[0], svidmail)
+"""
+
+
+@pytest.mark.skipif(shutil.which("iptables") is None, reason="there is no iptables")
+@pytest.mark.parametrize("captured", [["api"], ["end_to_end"], []], ids=["mail", "credentials", "nothing"])
+def test_istio_proxy_captures_the_way(new_sidecar, spire, gateway, aws, workdir, captured):
+    ports = {"api": str(gateway.api_port), "end_to_end": str(gateway.end_to_end_port)}
+    sidecar = new_sidecar(
+        spire, gateway, aws, env={"XTABLES_LOCKFILE": os.path.join(workdir(), "lock"), "PATH": PATH_WITH_SBIN},
+        wrapper=("unshare", "--map-root-user", "--net", "/usr/bin/python3", "-c", CAPTURING_POD,
+                 " ".join(ports[name] for name in captured), " ".join(ports.values())))
+    sidecar.wait_for_event("credentials.failed")
+    result = doctor(sidecar)
+    assert result.codes.get("gateway.capture") == ("SM036" if captured else None), result
+    if captured:
+        assert f":{ports[captured[0]]} " in result.text("gateway.capture")
+    assert_way_ends(result, "mail", "tls", "SM041")
+
+
 BAD_GATEWAYS = {
     "plain HTTP": (bad.say(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"), "tls", "SM044"),
     "SSH": (bad.say(b"SSH-2.0-OpenSSH_9.2\r\n"), "tls", "SM046"),
@@ -550,6 +590,23 @@ def test_all_who_ask_at_once_get_the_same_answer(bad_world):
     assert answers[0] == answers[1] and gateway.accepted == 1
     gateway.heal()
     assert doctor(sidecar).found["result"] == "ok"
+
+
+def test_examinations_leave_nothing_behind(new_sidecar, spire, gateway, aws):
+    quick_to_free = {"ASAN_OPTIONS": SANITIZERS["ASAN_OPTIONS"] + ":quarantine_size_mb=0"}
+    sidecar = new_sidecar(spire, gateway, aws, env=quick_to_free)
+    sidecar.wait_ready()
+
+    def held() -> tuple[int, int, int]:
+        return (len(os.listdir(f"/proc/{sidecar.pid}/fd")), gateway.connections("api"),
+                gateway.connections("end_to_end"))
+
+    assert doctor(sidecar).exit_code == 0  # SES's own connection is kept, as a mail's is
+    before, before_kb = held(), sidecar.memory_kb()["RssAnon"]
+    for _ in range(20):
+        assert doctor(sidecar).exit_code == 0
+    poll_until(f"everything to be let go: {before}", lambda: held() == before, 10)
+    assert sidecar.memory_kb()["RssAnon"] - before_kb < 10_000
 
 
 def test_asker_that_goes_away_leaves_nothing_behind(bad_world):

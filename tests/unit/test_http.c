@@ -529,6 +529,23 @@ TEST(http, a_body_that_is_not_taken_in_time_was_not_sent)
     world_stop(&w);
 }
 
+TEST(http, a_call_may_close_its_connection_behind_it)
+{
+    struct world w;
+    struct call c = {.body_len = 10};
+    world_start(&w, &ok_step, 1);
+    struct http_request r = request_to(&w, &c);
+    r.closes_connection = true;
+    c.handle = http_send(w.http, &r, on_done, &c);
+    LOOP_UNTIL(w.loop, c.n_done == 1);
+    assert_int_equal(c.r.status, 200);
+    LOOP_UNTIL(w.loop, w.server.n_ended == 1);
+    exchange(&w, &c, 10);
+    assert_true(c.r.is_new_connection);
+    call_release(&c);
+    world_stop(&w);
+}
+
 TEST(http, calls_beyond_the_limit_wait_for_a_connection)
 {
     struct world w;
