@@ -37,15 +37,15 @@ class GatewaySmtp(smtplib.SMTP):
         return self._dial()
 
 
-class TlsInTls(io.RawIOBase):
+class TlsInTls:
     """A TLS stream to AWS inside a stream to the gateway: what the client verifies here is AWS itself."""
 
     def __init__(self, outer: ssl.SSLSocket, host: str, ca_file: str):
         self._outer = outer
         self._from_aws, self._to_aws = ssl.MemoryBIO(), ssl.MemoryBIO()
         context = ssl.create_default_context(cafile=ca_file)
-        self.inner = context.wrap_bio(self._from_aws, self._to_aws, server_hostname=host)
-        self._pump(self.inner.do_handshake)
+        self._inner = context.wrap_bio(self._from_aws, self._to_aws, server_hostname=host)
+        self._pump(self._inner.do_handshake)
 
     def _pump(self, step):
         while True:
@@ -64,25 +64,33 @@ class TlsInTls(io.RawIOBase):
     # What http.client wants of a socket.
 
     def sendall(self, data: bytes) -> None:
-        self._pump(lambda: self.inner.write(data))
+        self._pump(lambda: self._inner.write(data))
+
+    def recv(self, size: int) -> bytes:
+        return self._pump(lambda: self._inner.read(min(size, LARGEST_READ)))
 
     def makefile(self, *_args, **_options):
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        data = self._pump(lambda: self.inner.read(min(len(buffer), LARGEST_READ)))
-        buffer[:len(data)] = data
-        return len(data)
+        """For one answer: closing it leaves the stream open."""
+        return io.BufferedReader(_Reading(self))
 
     def settimeout(self, timeout: float) -> None:
         self._outer.settimeout(timeout)
 
     def close(self) -> None:
         self._outer.close()
-        super().close()
+
+
+class _Reading(io.RawIOBase):
+    def __init__(self, stream: TlsInTls):
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        data = self._stream.recv(len(buffer))
+        buffer[:len(data)] = data
+        return len(data)
 
 
 class EndToEndHttp(http.client.HTTPConnection):

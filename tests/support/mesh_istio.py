@@ -25,6 +25,7 @@ from .processes import Failure, Process, has_fields, poll_until
 XDS_PORT, ISTIOD_HTTP_PORT, WEBHOOK_PORT, ISTIOD_MONITORING_PORT = 15010, 8080, 15017, 15014
 ENVOY_ADMIN_PORT = 15000
 SPIRE_SOCKET = "spire-agent.sock"
+DRAIN_S = 5
 
 MESH_CONFIG = {
     "trustDomain": "example.org",
@@ -130,7 +131,8 @@ class MeshGateway:
                   "binaryPath": f"{self.directory}/envoy", "configPath": f"{self.directory}/etc/istio/proxy",
                   # Seen at once by a test; the default is a second.
                   "fileFlushInterval": "0.05s",
-                  "terminationDrainDuration": "0s", "statNameLength": 189}
+                  # How long connections outlive the configuration they were made under; Istio's default is 45 s.
+                  "drainDuration": f"{DRAIN_S}s"}
         self.process = Process("gateway", [self._programs.pilot_agent, "proxy", "router", "--domain",
                                            "mail-egress.svc.cluster.local", "--log_output_level", "default:info"],
                                log_dir=self.directory, cwd=self.directory, uid=ENVOY_UID, env={
@@ -138,7 +140,7 @@ class MeshGateway:
             "SERVICE_ACCOUNT": "mail-egress", "TRUST_DOMAIN": MESH_CONFIG["trustDomain"],
             "ISTIO_META_CLUSTER_ID": "Kubernetes", "ISTIO_META_MESH_ID": MESH_CONFIG["trustDomain"],
             "WORKLOAD_IDENTITY_SOCKET_FILE": SPIRE_SOCKET, "PROXY_CONFIG": json.dumps(config),
-            "GRPC_XDS_BOOTSTRAP": f"{self.directory}/etc/istio/grpc-bootstrap.json", "TERMINATION_DRAIN": "0"})
+            "GRPC_XDS_BOOTSTRAP": f"{self.directory}/etc/istio/grpc-bootstrap.json"})
         self.wait_ready()
 
     def wait_ready(self, timeout: float = 30) -> None:
