@@ -2,6 +2,7 @@
 """deploy/demo, run as a person runs it: what it says, and that it leaves nothing behind however it ends."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import queue
@@ -23,8 +24,7 @@ SIDECAR = "spiffe://example.org/ns/shop/sa/checkout/svidmail"
 GATEWAY = "spiffe://example.org/ns/mail-egress/sa/mail-egress"
 BUILD_S = 250  # the first demo of a checkout compiles svidmail, perhaps on a busy machine
 
-# One after the other: they build in the same place.
-pytestmark = [pytest.mark.xdist_group("demo"), pytest.mark.timeout(BUILD_S + 50)]
+pytestmark = pytest.mark.timeout(BUILD_S + 50)
 
 
 def session_of(pid):
@@ -157,6 +157,22 @@ def test_once_delivers_three_mails_and_ends(demo, mode, sees):
     assert "\033" not in one.output
     assert_nothing_is_left(one)
     assert one.left_directories() == set()
+
+
+def test_one_waits_for_another_that_builds(demo):
+    lock = ROOT / "build" / "release.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        one = demo("--once")
+        poll_until("it to wait for the lock", lambda: f" {lock.stat().st_ino} " in waiting_locks(), 60)
+    assert one.wait() == 0, one.output
+
+
+def waiting_locks():
+    """The lines of those who wait, with their inodes set apart."""
+    lines = pathlib.Path("/proc/locks").read_text().splitlines()
+    return " ".join(line.replace(":", " ") for line in lines if "->" in line)
 
 
 @pytest.mark.slow

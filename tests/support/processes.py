@@ -129,7 +129,7 @@ class Process:
         setpriv = ["setpriv", "--pdeathsig", "KILL"]
         if uid is not None and os.getuid() == 0:
             setpriv += ["--reuid", str(uid), "--regid", str(uid), "--clear-groups"]
-        environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
+        environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": log_dir, "LC_ALL": "C.UTF-8"}
         environment.update(env or {})
         self._popen = _spawner.submit(
             subprocess.Popen, [*setpriv, "--", *argv], env=environment, cwd=cwd or log_dir, start_new_session=True,
