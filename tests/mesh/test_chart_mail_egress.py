@@ -343,8 +343,15 @@ def test_the_network_opens_the_ports_of_the_hosts(ci):
               for spec in by_host(ci, "ServiceEntry").values() for one in spec["ports"]}
     for policy in ci.of("NetworkPolicy"):
         [ports] = [{one["port"] for one in rule["ports"]} for rule in policy["spec"]["egress"]
-                   if any("ipBlock" in peer for peer in rule["to"])]
+                   if all("ipBlock" in peer for peer in rule["to"])]
         assert ports == wanted
+
+
+def test_of_the_nodes_dns_cache_dns_alone_is_open(chart):
+    [policy] = chart.feature("private").of("NetworkPolicy")
+    [rule] = [rule for rule in policy["spec"]["egress"]
+              if {"ipBlock": {"cidr": "169.254.20.10/32"}} in rule["to"]]
+    assert {(one["port"], one["protocol"]) for one in rule["ports"]} == {(53, "UDP"), (53, "TCP")}
 
 
 def test_pods_of_applications_get_no_policy_of_the_network(ci):

@@ -193,6 +193,11 @@ values.schema.json's; here is what a schema says badly or cannot know.
   {{- if and $.Values.extraPrincipals (not (or $.Values.clients .clientNamespaces)) }}
     {{- $found = append $found "networkPolicy.clientNamespaces is empty, and there are no clients: nobody could dial the gateway; name the namespaces of extraPrincipals" }}
   {{- end }}
+  {{- with .dns.nodeCache }}
+    {{- if or (not (regexMatch "^[0-9]{1,3}([.][0-9]{1,3}){3}$" .)) (regexMatch "^169[.]254[.](169|170)[.]" .) }}
+      {{- $found = append $found (printf "networkPolicy.dns.nodeCache %s is not the address of a DNS cache on the nodes: give its IPv4 address alone, often 169.254.20.10; a cloud's metadata service answers DNS too and is not opened" .) }}
+    {{- end }}
+  {{- end }}
   {{- $blocks := list }}
   {{- range $i, $cidr := .aws.cidrs }}
     {{- $blocks = append $blocks (dict "key" (printf "networkPolicy.aws.cidrs[%d]" $i) "cidr" $cidr) }}
