@@ -14,6 +14,7 @@
 #include "base/mem.h"
 
 #include <netdb.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,9 +38,8 @@ static void list_addresses(const struct addrinfo *found, char *out, size_t cap)
     buf_init(&b, cap - 1);
     unsigned n = 0;
     for (const struct addrinfo *a = found; a != NULL && n < ADDRESSES_SHOWN; a = a->ai_next) {
-        char text[NI_MAXHOST];
-        if (getnameinfo(a->ai_addr, a->ai_addrlen, text, sizeof text, NULL, 0, NI_NUMERICHOST) !=
-                0 ||
+        char text[INET6_ADDRSTRLEN];
+        if (uv_ip_name(a->ai_addr, text, sizeof text) != 0 ||
             !buf_printf(&b, "%s%s", n++ > 0 ? ", " : "", text))
             break;
     }

@@ -339,8 +339,8 @@ def test_gateway_has_no_chain_for_this_sni(new_sidecar, new_gateway, spire, aws)
     assert "filter_chain_not_found" in result.checks["gateway.mail.tls"]["gateway_log"]
 
 
-# A pod's network as istio-init leaves it: a connection to these ports ends at port 15001 of the pod itself, where a proxy
-# hangs up at the ClientHello, as a gateway does to an SNI it does not know.  Then svidmail takes this process's place.
+# A pod's network as istio-init leaves it: a connection to these ports ends at port 15001 of the pod itself, where a
+# proxy hangs up at the ClientHello, as a gateway does to an SNI it does not know.  Then svidmail takes this place.
 CAPTURING_POD = """
 import os, select, socket, subprocess, sys
 captured, ports, svidmail = sys.argv[1].split(), sys.argv[2].split(), sys.argv[3:]
@@ -432,6 +432,36 @@ def test_gateway_accepts_and_says_nothing(bad_world):
     result = doctor(sidecar)
     assert_way_ends(result, "mail", "tls", "SM043")
     assert result.found["took_ms"] < 20_000
+
+
+@pytest.mark.slow
+def test_all_connections_are_busy_with_mail(new_issuer, new_aws, new_sidecar):
+    domain = new_issuer()
+    aws = new_aws(domain)
+    gateway = BadGateway(aws, domain.certificates)
+    sidecar = new_sidecar(domain, gateway, aws, {"gateway": {"max_connections": 1}})
+    sidecar.wait_ready()
+    sidecar.wait_for_event("credentials.renewed")
+    is_sent, may_end = threading.Event(), threading.Event()
+
+    def hold(self, stream):
+        self.read_request(stream)
+        is_sent.set()
+        may_end.wait(30)
+        stream.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"MessageId":"1"}')
+
+    gateway.behave(bad.after_handshake(hold))
+    replies = []
+    mail = threading.Thread(target=lambda: replies.append(send(sidecar)))
+    mail.start()
+    assert is_sent.wait(10)
+    result = doctor(sidecar)
+    may_end.set()
+    mail.join()
+    assert replies == [(250, "2.0.0 Ok 1")]
+    assert result.found["result"] == "ok" and "busy with mail" in result.text("gateway.mail.tcp"), result
+    assert {"gateway.mail.aws", "aws.ses"} <= result.unchecked and "gateway.sts.aws" not in result.unchecked
+    gateway.stop()
 
 
 def test_gateway_does_not_trust_our_ca(new_issuer, new_aws, new_gateway, new_sidecar):
