@@ -70,6 +70,21 @@ def end_all(endings: list[Callable]) -> None:
         raise troubles[0]
 
 
+def memory_kb(pid: int) -> dict[str, int]:
+    """VmRSS, RssAnon, VmHWM and the like from /proc, in kB; and Threads."""
+    with open(f"/proc/{pid}/status") as status:
+        pairs = [line.split() for line in status]
+    return {key.rstrip(":"): int(value[0]) for key, *value in pairs
+            if key.startswith(("Vm", "Rss", "Threads")) and value}
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all its threads, so far."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Lines:
     """The lines of one output stream: kept, written to a file, and a condition to wait on."""
 
@@ -192,8 +207,4 @@ class Process:
         return self.wait(10)
 
     def memory_kb(self) -> dict[str, int]:
-        """VmRSS, RssAnon, VmHWM and the like from /proc, in kB; and Threads."""
-        with open(f"/proc/{self.pid}/status") as status:
-            pairs = [line.split() for line in status]
-        return {key.rstrip(":"): int(value[0]) for key, *value in pairs
-                if key.startswith(("Vm", "Rss", "Threads")) and value}
+        return memory_kb(self.pid)

@@ -17,7 +17,7 @@ import subprocess
 import yaml
 
 from . import ports
-from .processes import Failure, Process, has_fields, poll_until
+from .processes import Failure, Process, cpu_seconds, has_fields, poll_until
 
 SIDECAR_UID = 21002
 ROLE_ARN = "arn:aws:iam::123456789012:role/svidmail-checkout"
@@ -266,9 +266,7 @@ class Sidecar:
         return self.process.memory_kb()
 
     def cpu_seconds(self) -> float:
-        with open(f"/proc/{self.pid}/stat") as stat:
-            fields = stat.read().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.pid)
 
 
 class _UnixHTTPConnection(http.client.HTTPConnection):
