@@ -148,4 +148,5 @@ def test_the_51st_recipient_is_452(sidecar, aws):
 def test_sts_is_asked_end_to_end_and_never_in_the_gateways_sight(sidecar, aws, gateway):
     assert send(sidecar)[0] == 250
     assert [request for request in aws.requests if request.service == "sts"]
+    gateway.wait_for_access(log="api", code=200)
     assert {entry["sni"] for entry in gateway.access_log(log="api")} == {aws.ses_host}
