@@ -217,6 +217,7 @@ def test_a_pod_that_came_out_without_the_sidecar_is_warned_of(kube_api, policies
     finally:
         kube_api.apply({key: binding[key] for key in ("apiVersion", "kind", "spec")} | {
             "metadata": {"name": "svidmail-inject", "labels": binding["metadata"]["labels"]}})
+        poll_until("the policy to act", lambda: "initContainers" in probe(kube_api)["spec"], timeout=30, interval=0.2)
 
 
 def test_an_injected_pod_is_not_warned_of(kube_api, policies, namespace):
