@@ -4,6 +4,7 @@
 What a test changes of the cluster or of the platform's release it changes back.
 """
 
+import contextlib
 import pathlib
 import sys
 
@@ -66,25 +67,63 @@ def platform(cluster, platform_values):
 
 
 @pytest.fixture
+def changed_platform(cluster, platform, platform_values):
+    """with changed_platform("KEY=VALUE", …): the release with these values over its own, and then as it was."""
+
+    def upgrade(*settings: str) -> None:
+        cluster.helm4("upgrade", "--install", "mail-egress", str(ROOT / "helm" / "mail-egress"), "--namespace",
+                      "mail-egress", "--values", platform_values, *(f"--set={setting}" for setting in settings))
+        cluster.wait_ready("deployment/mail-egress", "mail-egress")
+
+    @contextlib.contextmanager
+    def changed(*settings: str):
+        try:
+            upgrade(*settings)
+            yield
+        finally:
+            upgrade()
+
+    return changed
+
+
+@contextlib.contextmanager
+def shops(request, cluster, platform):
+    made = []
+    failed_before = request.session.testsfailed
+
+    def make(*, configured: bool = True, restricted: bool = True) -> Shop:
+        made.append(Shop(cluster, NAMESPACES.pop(0), platform, restricted=restricted))
+        if configured:
+            made[-1].configure()
+        return made[-1]
+
+    yield make
+    for shop in made:
+        if request.session.testsfailed > failed_before:
+            print(cluster.describe(shop.namespace))
+        shop.remove()
+
+
+@pytest.fixture
 def new_shop(request, cluster, platform):
     """new_shop(configured=True, restricted=True): a namespace whose app may mail.
 
     `restricted` is Kubernetes' profile of that name, which Istio's own init container does not fit.
     """
-    shops = []
-    failed_before = request.session.testsfailed
+    with shops(request, cluster, platform) as make:
+        yield make
 
-    def make(*, configured: bool = True, restricted: bool = True) -> Shop:
-        shops.append(Shop(cluster, NAMESPACES.pop(0), platform, restricted=restricted))
-        if configured:
-            shops[-1].configure()
-        return shops[-1]
 
-    yield make
-    for shop in shops:
-        if request.session.testsfailed > failed_before:
-            print(cluster.describe(shop.namespace))
-        shop.remove()
+@pytest.fixture(scope="module")
+def new_shared_shop(request, cluster, platform):
+    """As new_shop, for all tests of a file."""
+    with shops(request, cluster, platform) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def shared_shop(new_shared_shop):
+    return new_shared_shop()
 
 
 @pytest.fixture

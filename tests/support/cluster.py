@@ -46,6 +46,7 @@ CONFIG = pathlib.Path(__file__).resolve().parent.parent / "rig" / "cluster"
 TRUST_DOMAIN = "example.org"
 APP_IMAGE = "registry.rig/app:1"
 SVIDMAIL_IMAGE = "registry.rig/svidmail:dev"
+SPIRE_IMAGE = "registry.rig/spire:rig"
 PROXY_UID = 1337
 ISTIOD = ("deployment/istiod", "istio-system")
 
@@ -225,7 +226,7 @@ class Cluster(Kubectl):
         return [
             Image("registry.rig/pause:3", [FilesLayer({"/pause": f"{parts.cluster_images}/pause"})], ["/pause"]),
             Image(APP_IMAGE, [base]),
-            Image("registry.rig/spire:rig", [base, spire]),
+            Image(SPIRE_IMAGE, [base, spire]),
             Image("registry.rig/proxyv2:rig", [base, proxy], [f"{program}/pilot-agent"]),
             Image("registry.rig/pilot:rig", [pilot], [f"{program}/pilot-discovery"], user=f"{PROXY_UID}:{PROXY_UID}"),
             Image("registry.rig/coredns:rig", [FilesLayer({"/coredns": parts.coredns, "/tmp": None})], ["/coredns"]),

@@ -8,13 +8,16 @@ from typing import Any
 
 import yaml
 
-from .cluster import APP_IMAGE, TRUST_DOMAIN, Cluster
+from .cluster import APP_IMAGE, SPIRE_IMAGE, TRUST_DOMAIN, Cluster
 from .processes import Failure, poll_until
 from .sidecar import ROLE_ARN, merged
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-APP = ROOT / "tests" / "cluster" / "app.py"
+# What the containers run.
+PROGRAMS = [ROOT / "tests" / "cluster" / name for name in ("app.py", "intruder.py")]
 SERVICE_ACCOUNT = "checkout"
+# A volume of the sidecar's: a pod that brings it has one for both.
+AGENT = "svidmail-spiffe"
 # svidmail judges the stand-in for AWS by its CA, which the image cannot have.
 CA_VOLUMES = {"extraVolumes": [{"name": "aws-ca", "configMap": {"name": "aws-ca"}}],
               "extraVolumeMounts": [{"name": "aws-ca", "mountPath": "/etc/aws-ca", "readOnly": True}]}
@@ -33,7 +36,7 @@ class Shop:
         cluster.make_namespace(namespace, **(RESTRICTED if restricted else {}))
         self.add_service_account(SERVICE_ACCOUNT)
         self.add_config_map("aws-ca", {"aws-ca.pem": cluster.authority.pem.decode()})
-        self.add_config_map("app", {"app.py": APP.read_text()})
+        self.add_config_map("app", {path.name: path.read_text() for path in PROGRAMS})
         cluster.trust(self.spiffe_id)
 
     def add_service_account(self, name: str) -> None:
@@ -59,25 +62,33 @@ class Shop:
     def apply(self, *objects: dict) -> None:
         self.cluster.apply(list(objects), namespace=self.namespace)
 
-    def pod_template(self, *command: str, image: str = APP_IMAGE, mesh: bool = False, labelled: bool = True,
-                     annotations: dict | None = None, **spec: Any) -> dict:
-        """metadata and spec of a pod whose container `app` runs app.py with these words; `spec` is laid over it."""
+    def pod_template(self, *command: str, image: str = APP_IMAGE, container: str = "app", agent: bool = False,
+                     mesh: bool = False, labelled: bool = True, annotations: dict | None = None, **spec: Any) -> dict:
+        """metadata and spec of a pod whose container `app` runs app.py with these words; `spec` is laid over it.
+
+        agent: that container has the SPIRE agent's socket, and SPIRE's client for it.
+        """
         labels = {"app": "checkout"}
         if labelled:
             labels["svidmail.io/inject"] = "true"
-        notes = dict(annotations or {})
+        notes = {}
         if mesh:
             labels["sidecar.istio.io/inject"] = "true"
             notes["inject.istio.io/templates"] = "sidecar,spire"
+        volumes, mounts = [{"name": "app", "configMap": {"name": "app"}}], [{"name": "app", "mountPath": "/app"}]
+        if agent:
+            image = SPIRE_IMAGE
+            volumes.append({"name": AGENT, "csi": {"driver": "csi.spiffe.io", "readOnly": True}})
+            mounts.append({"name": AGENT, "mountPath": "/spiffe-workload-api", "readOnly": True})
         usual = {
             "serviceAccountName": SERVICE_ACCOUNT, "terminationGracePeriodSeconds": 10,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}},
-            "volumes": [{"name": "app", "configMap": {"name": "app"}}],
+            "volumes": volumes,
             "containers": [{
-                "name": "app", "image": image, "command": ["python3", "-u", "/app/app.py", *command],
+                "name": container, "image": image, "command": ["python3", "-u", "/app/app.py", *command],
                 "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                "volumeMounts": [{"name": "app", "mountPath": "/app"}]}]}
-        return {"metadata": {"labels": labels, "annotations": notes}, "spec": usual | spec}
+                "volumeMounts": mounts}]}
+        return {"metadata": {"labels": labels, "annotations": notes | (annotations or {})}, "spec": usual | spec}
 
     def start_pod(self, *command: str, name: str = "checkout", ready: bool = True, **template: Any) -> str:
         """A bare Pod; its name.  `ready` waits until it is."""
@@ -106,6 +117,10 @@ class Shop:
         said = self.exec(name, "app", "python3", "/app/app.py", "send", subject).stdout
         reply = next(line for line in _events(said) if line["event"] == "reply")
         return reply["code"], reply["text"]
+
+    def intrude(self, name: str, container: str, *command: str) -> dict:
+        """What came of `intruder.py COMMAND` in a container."""
+        return json.loads(self.exec(name, container, "python3", "/app/intruder.py", *command).stdout)
 
     def app_says(self, name: str, event: str, timeout: float = 30, **match: Any) -> dict:
         """The first such line of the app's log, waited for."""
