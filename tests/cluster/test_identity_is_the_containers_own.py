@@ -25,13 +25,11 @@ def shop(shared_shop):
 
 
 def test_the_app_has_the_pods_identity_and_not_the_sidecars(shop):
-    assert shop.intrude("checkout", "app", "identities") == {
-        "identities": [shop.spiffe_id.removesuffix("/svidmail")]}
+    assert shop.intrude("checkout", "app", "identities") == {"identities": [shop.pod_id]}
 
 
 def test_the_app_is_refused_with_the_pods_identity(shop, no_call_reaches_ses):
-    identity = shop.spiffe_id.removesuffix("/svidmail")
-    assert shop.intrude("checkout", "app", "call", identity) == DENIED
+    assert shop.intrude("checkout", "app", "call", shop.pod_id) == DENIED
 
 
 def test_the_app_is_refused_without_a_certificate(shop, no_call_reaches_ses):

@@ -15,6 +15,7 @@ from .sidecar import ROLE_ARN, merged
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # What the containers run.
 PROGRAMS = [ROOT / "tests" / "cluster" / name for name in ("app.py", "intruder.py")]
+GATEWAY_HOST = "mail-egress.mail-egress.svc.cluster.local"
 SERVICE_ACCOUNT = "checkout"
 # A volume of the sidecar's: a pod that brings it has one for both.
 AGENT = "svidmail-spiffe"
@@ -31,7 +32,9 @@ class Shop:
     def __init__(self, cluster: Cluster, namespace: str, platform_config: dict, *, restricted: bool = True):
         self.cluster = cluster
         self.namespace = namespace
-        self.spiffe_id = f"spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{SERVICE_ACCOUNT}/svidmail"
+        # What every process of its pods has, and what the sidecar alone has.
+        self.pod_id = f"spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{SERVICE_ACCOUNT}"
+        self.spiffe_id = f"{self.pod_id}/svidmail"
         self._platform_config = platform_config
         cluster.make_namespace(namespace, **(RESTRICTED if restricted else {}))
         self.add_service_account(SERVICE_ACCOUNT)
