@@ -629,6 +629,15 @@ def test_svidmail_finds_room_where_the_volumes_are(app, programs):
     assert mounts[presets["delivery.spool.path"]] is False
 
 
+def test_the_apps_notes_can_tell_what_should_be_known(tmp_path):
+    """helm shows the notes of the chart it installs, not those of its dependencies."""
+    app = AppChart(helm_path("4"), tmp_path / "shop", DEPLOYMENT)
+    app.write("templates/NOTES.txt", 'Shop.\n{{- include "svidmail.notes" . }}\n')
+    assert app.notes(SIDECAR_VALUES).strip() == "Shop."
+    regions = {"svidmail": with_config("aws", "sts_region", value="us-east-1")}
+    assert "\nWARNING: svidmail.config.aws.sts_region is us-east-1" in app.notes(SIDECAR_VALUES, regions)
+
+
 # --- refused
 
 def test_hostnetwork_is_refused_unless_it_is_wanted(app):

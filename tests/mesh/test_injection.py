@@ -317,23 +317,7 @@ def test_kubernetes_finds_nothing_odd_in_the_policies(kube_api, policies, contro
     assert [policy["status"].get("typeChecking", {}) for policy in checked()] == [{}] * 3
 
 
-# --- every object of the charts
-
-@pytest.fixture(scope="module")
-def prometheus(kube_api, programs):
-    """The apiserver knows PodMonitors."""
-    kube_api.add_definitions(os.path.join(programs.prometheus_crds, "monitoring.coreos.com_podmonitors.yaml"))
-
-
-@pytest.mark.parametrize("version", HELM_VERSIONS)
-def test_the_apiserver_takes_what_the_chart_renders(kube_api, prometheus, namespace, version):
-    chart = Chart("svidmail", helm_path(version), namespace=namespace)
-    for values in chart.ci.values():
-        objects = chart.render(values).objects
-        for dry_run in (True, False):
-            kube_api.apply(objects, dry_run=dry_run)
-            assert kube_api.warnings == []
-
+# --- what the apiserver takes
 
 @pytest.mark.parametrize("version", HELM_VERSIONS)
 @pytest.mark.parametrize("kind", WORKLOADS)

@@ -43,6 +43,16 @@ svidmail.io/inject: "true"
 {{- end -}}
 {{- end -}}
 
+{{/* For the app's NOTES.txt: what works and should be known.  helm shows the notes of the chart it installs only. */}}
+{{- define "svidmail.notes" -}}
+{{- $values := include "svidmail.values" . | fromYaml -}}
+{{- if $values.enabled -}}
+  {{- range include "svidmail.warnings" (list "svidmail." $values) | trim | splitList "\n" | compact }}
+WARNING: {{ . }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* Argument: list VALUES ANNOTATIONS. */}}
 {{- define "svidmail.mergedAnnotations" -}}
 {{- $values := index . 0 -}}
