@@ -37,7 +37,7 @@ ARG COMMIT=
 ARG VERSION=
 ARG SOURCE=
 COPY --from=build /image /
-ENV PATH=/usr/bin:/bin:/usr/sbin:/sbin
+ENV PATH=/usr/bin:/bin:/usr/sbin:/sbin TMPDIR=/var/spool/svidmail
 USER 65532:65532
 ENTRYPOINT ["svidmail"]
 CMD ["run", "--config", "/etc/svidmail/svidmail.yaml"]
@@ -52,7 +52,7 @@ ARG COMMIT=
 ARG VERSION=
 ARG SOURCE=
 COPY --from=build /image /
-ENV PATH=/usr/bin
+ENV PATH=/usr/bin TMPDIR=/var/spool/svidmail
 USER 65532:65532
 ENTRYPOINT ["svidmail"]
 CMD ["run", "--config", "/etc/svidmail/svidmail.yaml"]

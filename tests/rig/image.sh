@@ -2,7 +2,9 @@
 # shellcheck shell=bash disable=SC2034
 # svidmail's container image, built by its Dockerfile without an engine or a registry.  Sourced by setup.sh.
 #
-#   need_image   sets SVIDMAIL_IMAGE and SVIDMAIL_DEBUG_IMAGE: OCI archives of registry.rig/svidmail:dev and :dev-debug
+#   need_image           sets SVIDMAIL_IMAGE and SVIDMAIL_DEBUG_IMAGE: OCI archives of registry.rig/svidmail:dev and
+#                        :dev-debug
+#   rebuild_image FILE   the archive SVIDMAIL_IMAGE once more, compiled anew from a copy of what it was made of
 #
 # Debian 13 comes from the machine's own mirror through mmdebstrap, buildah does the rest.  The toolchain and the debug
 # tools are built once and stay in a container storage of our own; a changed source file costs one compilation.
@@ -10,7 +12,7 @@
 IMAGE_REFERENCE=registry.rig/svidmail:dev
 IMAGE_SUITE=trixie
 IMAGE_INPUTS="CMakeLists.txt CMakePresets.json Dockerfile .dockerignore LICENSE cmake deploy/image proto sidecar"
-IMAGE_PACKAGES="buildah mmdebstrap debian-archive-keyring git"
+IMAGE_PACKAGES="buildah mmdebstrap debian-archive-keyring git podman runc"
 
 need_image() {
     local context key
@@ -53,7 +55,7 @@ image_key() {
 make_image() {
     local out=$1 toolchain debug_tools
     find "$SVIDMAIL_CACHE" -maxdepth 1 -name "image-$(uname -m)-*" -mmin +1440 -exec rm -rf {} +
-    write_host_settings
+    cp -a "$IMAGE_CONTEXT" "$out/context"
     toolchain=$(image_stage toolchain build-toolchain) || exit 1
     debug_tools=$(image_stage debug-tools install-debug-tools) || exit 1
     with_progress "image" "$out/build.log" \
@@ -62,15 +64,23 @@ make_image() {
         build_image "$out/svidmail-debug.tar" "$IMAGE_REFERENCE-debug" debug "$toolchain" "$debug_tools"
 }
 
-# build_image ARCHIVE REFERENCE TARGET TOOLCHAIN DEBUG_TOOLS [OPTION...]
+rebuild_image() {
+    local IMAGE_CONTEXT toolchain
+    IMAGE_CONTEXT=$(mktemp -d)
+    cp -r "$(dirname "$SVIDMAIL_IMAGE")/context/." "$IMAGE_CONTEXT"
+    toolchain=$(image_stage toolchain build-toolchain) || exit 1
+    build_image "$1" "$IMAGE_REFERENCE" svidmail "$toolchain" "$toolchain"
+    rm -rf "$IMAGE_CONTEXT"
+}
+
+# build_image ARCHIVE REFERENCE TARGET TOOLCHAIN DEBUG_TOOLS
 build_image() {
-    local archive=$1 reference=$2 target=$3 toolchain=$4 debug_tools=$5 version layout=$1.layout
-    shift 5
+    local archive=$1 reference=$2 target=$3 toolchain=$4 debug_tools=$5 version
     version=$(sed -n 's/^project(svidmail VERSION \([0-9.]*\).*/\1/p' "$IMAGE_CONTEXT/CMakeLists.txt")
     image_bud --target "$target" --tag "$reference" --timestamp "$(cat "$IMAGE_CONTEXT/.epoch")" \
         --build-arg BASE="$toolchain" --build-arg TOOLCHAIN="$toolchain" --build-arg DEBUG_TOOLS="$debug_tools" \
         --build-arg COMMIT="$(cat "$IMAGE_CONTEXT/.revision")" --build-arg VERSION="$version" \
-        --build-arg SOURCE_DATE_EPOCH="$(cat "$IMAGE_CONTEXT/.epoch")" "$@" || return
+        --build-arg SOURCE_DATE_EPOCH="$(cat "$IMAGE_CONTEXT/.epoch")" || return
     write_archive "$reference" "$archive"
 }
 
@@ -78,11 +88,16 @@ build_image() {
 write_archive() {
     local layout=$2.layout
     rm -rf "$layout"
-    image_buildah push -q "$1" "oci:$layout:$1" || return
+    # The debug image is for this machine alone, and large.
+    case $1 in
+    *-debug) set -- "$@" --disable-compression ;;
+    esac
+    image_buildah push -q "${@:3}" "$1" "oci:$layout:$1" || return
     as_root chown -R "$(id -u):$(id -g)" "$layout"
     sed -i 's|"org.opencontainers.image.ref.name":"\([^"]*\)"|&,"io.containerd.image.name":"\1"|' "$layout/index.json"
-    tar -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$layout" -f "$2" .
+    tar -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$layout" -f "$2" . || return
     rm -rf "$layout"
+    image_buildah rmi "$1" >/dev/null
 }
 
 # image_stage TARGET SCRIPT: the name of a stage that no source file changes, built unless it is there.
@@ -90,6 +105,7 @@ image_stage() {
     local base name
     name=localhost/svidmail-$1:$(image_stage_key "$@")
     if ! image_buildah inspect --type image "$name" >/dev/null 2>&1; then
+        write_host_settings
         base=$(image_base) || exit 1
         with_progress "image stage $1" "$SVIDMAIL_CACHE/image-$1.log" \
             image_bud --target "$1" --tag "$name" --timestamp 0 --build-arg BASE="$base"
@@ -166,8 +182,9 @@ write_host_settings() {
     fi
 }
 
-# image_bud OPTION...
+# image_bud OPTION...: no layer is taken from an earlier build.
 image_bud() {
+    mkdir -p "$SVIDMAIL_CACHE/image-host"
     image_buildah bud --isolation chroot --format oci --layers=false \
         --volume "$SVIDMAIL_CACHE/image-host:/run/host-settings:ro" \
         --build-arg APT_CONFIG=/run/host-settings/apt.conf "$@" "$IMAGE_CONTEXT"
