@@ -231,7 +231,8 @@ def bench_verdicts(rig: Rig) -> None:
             row(f"{label}, {sessions} session(s): dot -> 250, ms p50, p99",
                 f"{result['p50_ms']:.2f}, {result['p99_ms']:.2f}")
             row(f"{label}, {sessions} session(s): handshakes of the first 200 mails, STS's included", f"{opened:.0f}")
-            row(f"{label}, {sessions} session(s): handshakes after that", f"{handshakes:.0f} / {mails}", "<= 1 per 1,000")
+            row(f"{label}, {sessions} session(s): handshakes after that", f"{handshakes:.0f} / {mails}",
+                "<= 1 per 1,000")
             assert counts["requests"] == mails + 200, counts
 
 
