@@ -76,3 +76,17 @@ def pod_of(workload: dict) -> dict:
             return workload["spec"]["jobTemplate"]["spec"]["template"]
         case _:
             return workload["spec"]["template"]
+
+
+def sidecar_of(workload: dict) -> dict:
+    """The sidecar in a workload's pods."""
+    [container] = [entry for entry in pod_of(workload)["spec"]["initContainers"] if entry["name"] == "svidmail"]
+    return container
+
+
+def with_config(*path: str, value) -> dict:
+    """The chart's values with this key of svidmail.yaml."""
+    values = value
+    for name in reversed(("config", *path)):
+        values = {name: values}
+    return values
