@@ -211,7 +211,8 @@ void check_offered(void *arg, struct doctor *d, unsigned what)
     char text[800];
     workload_api_get_status(s->workload_api, &status);
     if (is_trouble(&status, "permission_denied")) {
-        doctor_found(d, "agent.permission_denied", "%s", status.last_error.msg);
+        doctor_found(d, set == NULL ? "agent.permission_denied" : "svid.denied", "%s",
+                     status.last_error.msg);
     } else if (set == NULL) {
         doctor_blame(d, "agent.socket");
     } else {

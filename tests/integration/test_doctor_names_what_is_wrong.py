@@ -22,7 +22,7 @@ from support.mails import send
 from support.ports import free_port
 from support.processes import poll_until
 from support.sidecar import SANITIZERS, SIDECAR_UID
-from support.workload_api import INTERNAL, INVALID_ARGUMENT, UNIMPLEMENTED, Identity
+from support.workload_api import INTERNAL, INVALID_ARGUMENT, PERMISSION_DENIED, UNAVAILABLE, UNIMPLEMENTED, Identity
 from support.world import GATEWAY_PATH, INTRUDER_PATH, SES_HOST, SIDECAR_PATH, STRANGER_UID
 
 STAGES = ("tcp", "tls", "peer", "policy", "aws")
@@ -259,6 +259,18 @@ def test_no_identity_issued(new_sidecar, spire, gateway, aws):
     result = doctor(sidecar)
     assert result.failed == {"svid.offered": "SM021"}, result
     assert result.checks["agent.socket"]["result"] == "ok" and result.unchecked >= GATEWAY_CHECKS
+
+
+def test_identity_denied_by_an_agent_that_has_restarted(issued_world):
+    issuer, _, _, sidecar = issued_world()
+    sidecar.wait_ready()
+    assert send(sidecar)[0] == 250
+    issuer.fail("FetchX509SVID", PERMISSION_DENIED, "no identity issued")
+    issuer.end_streams(UNAVAILABLE)
+    sidecar.wait_for_event("workload_api.waiting", error=lambda error: "no identity issued" in error)
+    result = doctor(sidecar)
+    assert result.codes == {"svid.offered": "SM030"} and result.exit_code == 0, result
+    assert result.checks["aws.ses"]["result"] == "ok"
 
 
 @pytest.mark.parametrize("mesh, code", [({}, "SM022"), ({"spiffe_id": "spiffe://example.org/nobody"}, "SM023"),
