@@ -27,6 +27,8 @@
 #define ATTEMPT_LIMIT_MS 30000 /* the app waits that long at most: there is no spool yet */
 #define CALL_LIMIT_MS    25000 /* one HTTP call of it */
 #define USER_AGENT       "svidmail"
+/* Besides sessions and calls: log, admin doors and their clients, agent, loops. */
+#define DESCRIPTORS_APART 100
 
 /* After SIGTERM; kubelet kills a late sidecar after 2 s. */
 #define DRAIN_MS    1200 /* what is in flight then is cut and told so */
@@ -344,6 +346,21 @@ static void warn_of_config(const struct config *c)
                 F_STR("why", "whoever reaches this address can send mail as this pod"));
 }
 
+/* A session has its socket and its mail's file, a call to AWS three sockets; two tunnels. */
+static void warn_of_descriptors(const struct config *c)
+{
+    uint64_t has = process_raise_descriptors();
+    uint64_t wants = 2 * (uint64_t)c->smtp.max_connections +
+                     6 * (uint64_t)c->gateway.max_connections + DESCRIPTORS_APART;
+    if (wants > has)
+        LOG(EV_APP_CONFIG, F_STR("key", "smtp.max_connections"),
+            F_INT("value", c->smtp.max_connections), F_INT("descriptors_wanted", wants),
+            F_INT("descriptors", has),
+            F_STR("why",
+                  "more sessions than the limit of open files (ulimit -n) has room for: some "
+                  "would be closed without a word"));
+}
+
 static void start_signals(struct app *a)
 {
     a->drain_limit = timer_new(&a->loop, on_drain_limit, a);
@@ -370,6 +387,7 @@ static bool start(struct app *a, struct err *e)
         return false;
     fill_sources(a);
     warn_of_config(a->cfg);
+    warn_of_descriptors(a->cfg);
     start_signals(a);
     workload_api_start(a->workload_api);
     return true;

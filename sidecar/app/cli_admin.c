@@ -10,11 +10,13 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ANNOUNCE_TIMEOUT_MS 900 /* with the start of the process: a second */
+#define ANNOUNCE_TIMEOUT_MS 900  /* with the start of the process: a second */
+#define HEALTH_TIMEOUT_MS   4000 /* before kubelet's 5 s are over: a reason is better than none */
 
 struct ask_options {
     struct cli_socket socket;
     bool as_json, is_ready_asked;
+    uint64_t timeout_ms; /* 0: the usual one */
 };
 
 static const struct argp_child children[] = {{&cli_socket_argp, 0, NULL, 0}, {0}};
@@ -66,7 +68,8 @@ static int ask(const struct ask_options *o, const char *target, int *status, str
 {
     struct err e = {0};
     buf_init(body, ADMIN_CLIENT_BODY_MAX);
-    if (admin_client_get(o->socket.path, target, ADMIN_CLIENT_TIMEOUT_MS, status, body, &e))
+    uint64_t timeout_ms = o->timeout_ms > 0 ? o->timeout_ms : ADMIN_CLIENT_TIMEOUT_MS;
+    if (admin_client_get(o->socket.path, target, timeout_ms, status, body, &e))
         return 0;
     fprintf(stderr, "svidmail: %s\n", e.msg);
     return 1;
@@ -86,7 +89,7 @@ static int fail_status(int status, const char *target)
 
 int cli_health(int argc, char **argv)
 {
-    struct ask_options o = {0};
+    struct ask_options o = {.timeout_ms = HEALTH_TIMEOUT_MS};
     struct buf body;
     int status = 0;
     int code = parse(argc, argv, health_options, "Exit 0 if svidmail lives; for exec probes.", &o);

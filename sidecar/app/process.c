@@ -12,7 +12,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define SUN_PATH_ROOM 90 /* of 107: the tunnel's own name comes behind */
+#define SUN_PATH_ROOM   90 /* of 107: the tunnel's own name comes behind */
+#define DESCRIPTORS_MAX 65536
+
+uint64_t process_raise_descriptors(void)
+{
+    struct rlimit limit = {0, 0};
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= DESCRIPTORS_MAX)
+        return limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max < DESCRIPTORS_MAX ? limit.rlim_max : DESCRIPTORS_MAX;
+    (void)setrlimit(RLIMIT_NOFILE, &limit);
+    (void)getrlimit(RLIMIT_NOFILE, &limit);
+    return limit.rlim_cur;
+}
 
 void process_harden(void)
 {

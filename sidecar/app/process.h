@@ -5,9 +5,15 @@
 #include "base/err.h"
 #include "mail/spool_file.h"
 
+#include <stdint.h>
+
 /* No core dump, no ptrace, no SIGPIPE, one malloc arena, one name look-up thread.  Before any
  * thread starts. */
 void process_harden(void);
+
+/* As many descriptors as are ours to take; how many that are.  Containers mostly start with a soft
+ * limit of 1024, for the sake of programs that use select(). */
+uint64_t process_raise_descriptors(void);
 
 /* SIGTERM waits until it is released, and is not lost then.  Without a handler it would kill us, or
  * do nothing at all: the kernel drops a signal that the first process of a container has no handler

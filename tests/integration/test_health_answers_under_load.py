@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The probe's answer comes in time whatever svidmail is busy with, and does not wait for ever where none comes."""
+
+import contextlib
+import resource
+import selectors
+import signal
+import socket
+import statistics
+import threading
+import time
+
+import pytest
+from support.mails import RECIPIENT, SENDER, raw, send
+from support.processes import poll_until
+
+PROBE_S = 5.0  # what the charts give a probe at the least
+SESSIONS = 1000
+BIG_MAILS = 8
+BIG_BYTES = 28_000_000
+ENVELOPE = f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<{RECIPIENT}>\r\nDATA\r\n".encode()
+LINES = (b"x" * 70 + b"\r\n") * 40
+
+
+@pytest.fixture
+def descriptors():
+    """Enough of them for this process; svidmail sees to its own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 4 * SESSIONS:
+        pytest.skip(f"only {hard} descriptors may be had here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4 * SESSIONS, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Writers:
+    """Sessions inside their bodies, each written to as fast as it is read."""
+
+    def __init__(self, sidecar, count: int):
+        self.sockets = [sidecar.connect() for _ in range(count)]
+        self.written = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Writers":
+        for connection in self.sockets:
+            connection.sendall(b"EHLO app\r\n" + ENVELOPE)
+        for connection in self.sockets:
+            heard = b""
+            while b"354 " not in heard:
+                piece = connection.recv(4096)
+                assert piece, heard
+                heard += piece
+            connection.setblocking(False)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        self._thread.join()
+        for connection in self.sockets:
+            connection.close()
+
+    def _run(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for connection in self.sockets:
+                selector.register(connection, selectors.EVENT_WRITE)
+            while not self._stop.is_set():
+                for key, _ in selector.select(0.1):
+                    with contextlib.suppress(BlockingIOError):
+                        self.written += key.fileobj.send(LINES)
+                self._stop.wait(0.02)  # the machine has other things to do too
+
+
+def probed(sidecar, times: int) -> list[float]:
+    """`svidmail health`, as kubelet runs it; how long each took."""
+    took = []
+    for _ in range(times):
+        began = time.monotonic()
+        result = sidecar.cli("health")
+        took.append(time.monotonic() - began)
+        assert result.returncode == 0 and result.stdout == "ok\n", result
+    return took
+
+
+@pytest.mark.slow
+def test_health_with_1000_busy_sessions_and_big_mails_in_flight(new_sidecar, spire, gateway, aws, descriptors):
+    sidecar = new_sidecar(spire, gateway, aws, {"smtp": {"max_connections": SESSIONS + 100}})
+    sidecar.wait_ready()
+    at_rest = probed(sidecar, 5)
+    aws.inject(read_rate=2_000_000, times=BIG_MAILS)
+    big = raw(LINES * (BIG_BYTES // len(LINES)))
+    senders = [threading.Thread(target=send, args=(sidecar, big)) for _ in range(BIG_MAILS)]
+    with Writers(sidecar, SESSIONS) as writers:
+        for sender in senders:
+            sender.start()
+        poll_until("the big mails to be under way", lambda: len(aws.requests_of("ses")) >= BIG_MAILS, 60)
+        assert sidecar.metric("smtp_sessions") == SESSIONS + BIG_MAILS
+        before = writers.written
+        busy = probed(sidecar, 10)
+        assert writers.written > before, "they wrote meanwhile"
+        assert aws.mails == [], "the big mails were under way meanwhile"
+        print(f"health at rest {statistics.median(at_rest) * 1000:.0f} ms, busy {statistics.median(busy) * 1000:.0f} ms,"
+              f" at most {max(busy) * 1000:.0f} ms; {writers.written >> 20} MB were written")
+    for sender in senders:
+        sender.join()
+    assert max(busy) < PROBE_S / 2
+
+
+def test_health_gives_up_before_kubelet_does_and_says_so(sidecar):
+    sidecar.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    result = sidecar.cli("health")
+    took = time.monotonic() - began
+    sidecar.process.send_signal(signal.SIGCONT)
+    assert result.returncode == 1 and "does not answer" in result.stderr
+    assert took < PROBE_S
+
+
+def test_more_sessions_than_the_usual_limit_of_descriptors_are_served(new_sidecar, spire, gateway, aws, descriptors):
+    """A container mostly starts with a soft limit of 1024, and each mail under way takes two."""
+    sidecar = new_sidecar(spire, gateway, aws, {"smtp": {"max_connections": SESSIONS + 1}}, wrapper=(
+        "sh", "-c", 'ulimit -S -n 256 && exec "$@"', "sh"))
+    sidecar.wait_ready()
+    with contextlib.ExitStack() as stack:
+        for _ in range(SESSIONS):
+            connection = stack.enter_context(sidecar.connect())
+            assert connection.recv(200).startswith(b"220 ")
+        assert send(sidecar)[0] == 250
+        one_more = stack.enter_context(sidecar.connect())
+        assert one_more.recv(200).startswith(b"220 ")
+        too_many = stack.enter_context(socket.create_connection(("127.0.0.1", sidecar.port)))
+        assert too_many.recv(200).startswith(b"421 4.3.2 "), "the limit is told, not met"
+
+
+def test_more_sessions_than_descriptors_are_warned_of(new_sidecar, spire, gateway, aws):
+    sidecar = new_sidecar(spire, gateway, aws, {"smtp": {"max_connections": 300}}, start=False, wrapper=(
+        "sh", "-c", 'ulimit -n 512 && exec "$@"', "sh"))
+    sidecar.expect_warning("app.config", key="smtp.max_connections")
+    sidecar.start()
+    warning = sidecar.wait_for_event("app.config", key="smtp.max_connections")
+    assert warning["descriptors"] == 512 < warning["descriptors_wanted"]
