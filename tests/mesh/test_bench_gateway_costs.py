@@ -56,7 +56,7 @@ def test_what_the_gateway_costs(gateway, quick_aws, client_svid):
         new = [GatewayHttp(gateway.api_port, SES_HOST, client_svid, client_svid["bundle"])
                for _ in range(count - len(kept))]
         handshakes, _ = measured(pid, lambda new=new: [connection.connect() for connection in new])
-        kept += new
+        kept.extend(new)
         for connection in kept:
             mail(connection)
         idle, idle_s = measured(pid, lambda: time.sleep(IDLE_S))

@@ -46,6 +46,7 @@ class Istiod:
         self._bin_dir = bin_dir
         self._source_dir = source_dir
         self._api = api
+        self._is_installed = False
 
     def __enter__(self) -> "Istiod":
         self.start()
@@ -55,8 +56,10 @@ class Istiod:
         self.stop()
 
     def start(self) -> None:
-        self._api.add_definitions(os.path.join(self._source_dir, "manifests/charts/base/files/crd-all.gen.yaml"))
-        self._api.make_namespace("istio-system")
+        if not self._is_installed:
+            self._api.add_definitions(os.path.join(self._source_dir, "manifests/charts/base/files/crd-all.gen.yaml"))
+            self._api.make_namespace("istio-system")
+            self._is_installed = True
         mesh = os.path.join(self.directory, "mesh.yaml")
         pathlib.Path(mesh).write_text(yaml.safe_dump(MESH_CONFIG))
         authority = certs.HostAuthority("istiod's webhook CA")
