@@ -87,7 +87,7 @@ static const struct alert_words {
     { 45, ERR_DENIED, "certificate_expired", "our certificate has expired by the gateway's clock: the SPIRE "
       "agent no longer renews it, or the clocks differ; its counter ssl.fail_verify_error" },
     { 46, ERR_DENIED, "certificate_unknown", "the gateway does not trust our certificate's CA (other trust "
-      "domain, or its bundle is old); no access log line, its counter ssl.fail_verify_error" },
+      "domain, or its bundle is old), or finds it expired; no access log line, its counter ssl.fail_verify_error" },
     { 47, ERR_UNAVAIL, "illegal_parameter", NULL },
     { 48, ERR_DENIED, "unknown_ca", "our certificate's CA is not in the gateway's bundle (other trust domain, "
       "or its bundle is old); its counter ssl.fail_verify_error" },
