@@ -138,7 +138,7 @@ make_image_base() {
         "$IMAGE_SUITE" "$root" "$SVIDMAIL_CACHE/image-base.sources" || return
     container=$(image_buildah from scratch) || return
     image_buildah add -q "$container" "$root" / || return
-    image_buildah commit -q --rm "$container" "$1"
+    image_buildah commit -q --rm "$container" "$1" || return
     as_root rm -f "$root"
 }
 
