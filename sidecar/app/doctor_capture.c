@@ -17,8 +17,11 @@
 #define ISTIO_OUTBOUND 15001
 #define TOUCH_MS       5000
 #define LIST_MAX_BYTES (1024u * 1024)
-#define ST_ESTABLISHED "01"
-#define ST_LISTEN      "0A"
+/* States as the kernel writes them. */
+#define ST_LISTEN "0A"
+/* Also those of a connection that istio-proxy has closed by the time we look, as it does where the
+ * mesh forbids the way; not TIME_WAIT, which may be that of an earlier connection from our port. */
+#define ST_CONNECTED "01 03 04 05 08 09 0B"
 
 static const char *const lists[] = {"/proc/net/tcp", "/proc/net/tcp6"};
 
@@ -45,8 +48,17 @@ static long port_in(struct str address)
     return *end == '\0' ? port : -1;
 }
 
+static bool is_one_of(struct str states, struct str state)
+{
+    while (states.len > 0) {
+        if (str_eq(next_word(&states), state))
+            return true;
+    }
+    return false;
+}
+
 /* remote_port -1: any */
-static bool has_socket(struct str text, const char *state, long local_port, long remote_port)
+static bool has_socket(struct str text, const char *states, long local_port, long remote_port)
 {
     while (text.len > 0) {
         struct str line = str_sub(text, 0, str_index(text, '\n'));
@@ -54,7 +66,7 @@ static bool has_socket(struct str text, const char *state, long local_port, long
         (void)next_word(&line); /* its number */
         long local = port_in(next_word(&line)), remote = port_in(next_word(&line));
         if (local == local_port && (remote_port == -1 || remote == remote_port) &&
-            str_eq(next_word(&line), str_from(state)))
+            is_one_of(str_from(states), next_word(&line)))
             return true;
     }
     return false;
@@ -67,7 +79,7 @@ bool proc_net_has_listener(struct str text, uint16_t port)
 
 bool proc_net_has_connection(struct str text, uint16_t local_port, uint16_t remote_port)
 {
-    return has_socket(text, ST_ESTABLISHED, local_port, remote_port);
+    return has_socket(text, ST_CONNECTED, local_port, remote_port);
 }
 
 /* What cannot be read is as if it were empty. */

@@ -305,6 +305,19 @@ TEST(doctor_exam, istio_proxy_is_seen_in_the_kernels_list)
     assert_false(proc_net_has_connection(list, 15001, 0)); /* a listener is no connection */
 }
 
+/* As where the mesh is told REGISTRY_ONLY: istio-proxy hangs up at once. */
+TEST(doctor_exam, a_connection_that_istio_proxy_has_closed_already_is_seen)
+{
+    static const char *const list[] = {"   0: 0100007F:3A99 0A01A8C0:C350 04 0\n",
+                                       "   0: 0100007F:3A99 0A01A8C0:C350 05 0\n",
+                                       "   0: 0100007F:3A99 0A01A8C0:C350 03 0\n"};
+    for (size_t i = 0; i < ARRAY_LEN(list); i++)
+        assert_true(proc_net_has_connection(str_from(list[i]), 15001, 50000));
+    /* an earlier one, of the same port */
+    assert_false(proc_net_has_connection(str_from("   0: 0100007F:3A99 0A01A8C0:C350 06 0\n"),
+                                         15001, 50000));
+}
+
 TEST(doctor_exam, a_list_of_ipv6_is_read_too_and_rubbish_is_nothing)
 {
     static const char v6[] =
