@@ -5,7 +5,9 @@ app.py serve                   sends one mail at start, trying again on 4xx as m
 app.py job                     the same, and then it is done
 app.py idle                    waits for SIGTERM
 app.py send [SUBJECT]          one attempt
-app.py until-deleted           a mail every 50 ms from SIGTERM on for a second, as an app that winds up does
+app.py stream [SUBJECT]        SUBJECT 1, SUBJECT 2, … until SIGTERM, each tried again until it is taken
+app.py until-deleted [SUBJECT [SECONDS]]
+                               a mail every 50 ms from SIGTERM on, for a second, as an app that winds up does
 Each says what came of it as a line of JSON on stdout.
 """
 
@@ -54,6 +56,16 @@ def send_until_taken(subject: str) -> None:
         time.sleep(0.1)
 
 
+def stream(subject: str) -> None:
+    number, code = 0, 250
+    while signal.sigtimedwait({signal.SIGTERM}, 0.05) is None:
+        if code == 250 or code >= 500:
+            number += 1
+        code, text = attempt(f"{subject} {number}")
+        say(event="reply", code=code, text=text, number=number)
+    say(event="asked to end")
+
+
 def wait_for_term() -> None:
     signal.sigwait({signal.SIGTERM})
 
@@ -68,14 +80,19 @@ def main(command: str, *arguments: str) -> None:
     if command == "send":
         code, text = attempt(subject)
         say(event="reply", code=code, text=text)
+    if command == "stream":
+        stream(subject)
     if command in ("serve", "idle", "until-deleted"):
         wait_for_term()
         say(event="asked to end")
     if command == "until-deleted":
-        for number in range(20):
+        number, end = 0, time.monotonic() + float(arguments[1] if len(arguments) > 1 else 1)
+        while time.monotonic() < end:
+            number += 1
             code, text = attempt(f"{subject} {number}")
             say(event="reply", code=code, text=text, number=number)
             time.sleep(0.05)
+        say(event="done")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod that mails without a pause, and an exact account of it: what it was told, against what SES took.
+
+    with Traffic(shop) as traffic:
+        …                                # what should not disturb it
+        traffic.wait_for_more(20)
+    assert traffic.codes() == {250}
+    traffic.check_account()
+"""
+
+import json
+from collections import Counter
+
+from .cluster_shop import Shop
+from .processes import Process, poll_until
+
+
+class Replies:
+    """What the app in a pod was told, read from its log as it comes."""
+
+    def __init__(self, shop: Shop, pod: str):
+        self.shop = shop
+        self.pod = pod
+        self._log: Process = shop.cluster.follow(shop.namespace, pod, "app")
+
+    def all(self) -> list[dict]:
+        events = [json.loads(line) for line in list(self._log.stdout.items) if line.startswith("{")]
+        return [event for event in events if event["event"] == "reply"]
+
+    def codes(self, since: int = 0) -> set[int]:
+        """The different ones, of all replies or of those from this one on."""
+        return {reply["code"] for reply in self.all()[since:]}
+
+    def wait_for_more(self, count: int, code: int = 250, timeout: float = 30) -> None:
+        """Until so many further replies were this one."""
+        def seen() -> int:
+            return sum(reply["code"] == code for reply in self.all())
+
+        wanted = seen() + count
+        poll_until(f"{count} more replies {code} in {self.shop.namespace}", lambda: seen() >= wanted, timeout)
+
+    def wait_for_end(self, timeout: float = 30) -> None:
+        """Until the app has ended, or nothing more can be read of it."""
+        self._log.wait(timeout)
+
+    def stop(self) -> None:
+        self._log.kill()
+
+    def check_account(self) -> None:
+        """Each mail that the app was told of as taken, SES has once; of the others it has none.
+
+        The mail that is on its way just now is left out.
+        """
+        replies = self.all()
+        told = {reply["number"]: reply["text"].split()[-1] for reply in replies if reply["code"] == 250}
+        finished = {f"{self.pod} {reply['number']}" for reply in replies}
+        mails = [mail for mail in self.shop.mails() if str(mail.parsed["Subject"]) in finished]
+        assert Counter(str(mail.parsed["Subject"]) for mail in mails) == {f"{self.pod} {number}": 1 for number in told}
+        assert {mail.message_id for mail in mails} == set(told.values())
+
+
+class Traffic(Replies):
+    """As a context manager: the pod `traffic`, from its first mail until it is deleted at the end."""
+
+    def __init__(self, shop: Shop, pod: str = "traffic", **template):
+        shop.start_pod("stream", name=pod, **template)
+        super().__init__(shop, pod)
+
+    def __enter__(self) -> "Traffic":
+        self.wait_for_more(1)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.shop.cluster.kubectl("delete", "pod", self.pod, "--namespace", self.shop.namespace, "--wait=false",
+                                  "--ignore-not-found")
+        try:
+            self.wait_for_end()
+        finally:
+            self.stop()
