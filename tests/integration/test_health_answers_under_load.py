@@ -100,8 +100,8 @@ def test_health_with_1000_busy_sessions_and_big_mails_in_flight(new_sidecar, spi
         busy = probed(sidecar, 10)
         assert writers.written > before, "they wrote meanwhile"
         assert aws.mails == [], "the big mails were under way meanwhile"
-        print(f"health at rest {statistics.median(at_rest) * 1000:.0f} ms, busy {statistics.median(busy) * 1000:.0f} ms,"
-              f" at most {max(busy) * 1000:.0f} ms; {writers.written >> 20} MB were written")
+        in_ms = [round(1000 * took) for took in (statistics.median(at_rest), statistics.median(busy), max(busy))]
+        print(f"health: {in_ms} ms at rest, busy, at most; {writers.written >> 20} MB were written meanwhile")
     for sender in senders:
         sender.join()
     assert max(busy) < PROBE_S / 2
