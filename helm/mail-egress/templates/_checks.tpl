@@ -169,7 +169,7 @@ values.schema.json's; here is what a schema says badly or cannot know.
 {{- if not (regexMatch "^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*$" .Values.gateway.templates) }}
   {{- $found = append $found (printf "gateway.templates %q is no list of injection templates: names with commas between, e.g. gateway,spire-gateway" .Values.gateway.templates) }}
 {{- end }}
-{{- range list "istio" "sidecar.istio.io/inject" "istio.io/rev" }}
+{{- range list "istio" "svidmail.io/gateway-namespace" "sidecar.istio.io/inject" "istio.io/rev" }}
   {{- if hasKey $.Values.gateway.podLabels . }}
     {{- $found = append $found (printf "gateway.podLabels may not set %s, which the chart sets itself: remove it there" .) }}
   {{- end }}
