@@ -65,6 +65,9 @@ agent {{
   log_level = "DEBUG"
   log_format = "json"
   trust_bundle_path = "{dir}/bootstrap.pem"
+  sds {{
+    {sds}
+  }}
   experimental {{
     sync_interval = "1s"
   }}
@@ -85,12 +88,16 @@ plugins {{
 """
 
 
+ISTIO_FEDERATED_SDS = 'default_bundle_name = "null"\n    default_all_bundles_name = "ROOTCA"'
+
+
 class Spire:
     """A trust domain.  Use as a context manager, or start() and stop(); the agent can be ended and started alone."""
 
     def __init__(self, bin_dir: str, directory: str, *, trust_domain: str = "example.org", ca_ttl: str = "24h",
                  ca_key_type: str = "ec-p256", jwt_key_type: str = "rsa-2048", x509_svid_ttl: str = "1h",
-                 jwt_svid_ttl: str = "5m", jwt_issuer: str | None = None):
+                 jwt_svid_ttl: str = "5m", jwt_issuer: str | None = None, is_istio_federated: bool = False):
+        """is_istio_federated: what Istio's proxies call ROOTCA holds the bundles of federated domains too."""
         self.trust_domain = trust_domain
         self.directory = directory
         self.jwt_issuer = jwt_issuer or f"https://oidc.{trust_domain}"
@@ -102,7 +109,8 @@ class Spire:
         self._port = ports.free_port()
         self._settings = {"trust_domain": trust_domain, "dir": directory, "port": self._port, "ca_ttl": ca_ttl,
                           "ca_key_type": ca_key_type, "jwt_key_type": jwt_key_type, "x509_svid_ttl": x509_svid_ttl,
-                          "jwt_svid_ttl": jwt_svid_ttl, "jwt_issuer": self.jwt_issuer, "socket": self.socket_path}
+                          "jwt_svid_ttl": jwt_svid_ttl, "jwt_issuer": self.jwt_issuer, "socket": self.socket_path,
+                          "sds": ISTIO_FEDERATED_SDS if is_istio_federated else ""}
 
     def __enter__(self) -> "Spire":
         self.start()
