@@ -12,8 +12,6 @@ import pytest
 from support.cluster_shop import GATEWAY_HOST, Shop
 from support.world import SES_HOST
 
-OURS = {"svidmail-spiffe", "svidmail-config", "svidmail-run", "svidmail-spool", "aws-ca"}
-
 
 def destination_rule(**tls: str) -> dict:
     return {"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "gateway"},
@@ -28,20 +26,13 @@ REGISTRY_ONLY = {
 
 
 class Pods:
-    """`excluded`, as the label makes it, and `captured`, whose owner has copied the container and no annotation."""
+    """`excluded`, as the label makes it, and `captured`."""
 
     def __init__(self, shop: Shop):
         self.shop = shop
         shop.start_pod("idle", name="excluded", mesh=True, ready=False)
-        injected = shop.cluster.get("pod", "excluded", shop.namespace)["spec"]
-        [sidecar] = [each for each in injected["initContainers"] if each["name"] == "svidmail"]
-        sidecar["volumeMounts"] = [each for each in sidecar["volumeMounts"] if each["name"] in OURS]
-        copy = shop.pod_template("idle", mesh=True, labelled=False, initContainers=[sidecar])
-        copy["metadata"]["name"] = "captured"
-        copy["spec"]["volumes"] += [each for each in injected["volumes"] if each["name"] in OURS]
-        shop.apply({"apiVersion": "v1", "kind": "Pod", **copy})
-        for name in ("excluded", "captured"):
-            shop.cluster.wait_ready(f"pod/{name}", shop.namespace)
+        shop.start_captured_pod("idle", like="excluded", name="captured")
+        shop.cluster.wait_ready("pod/excluded", shop.namespace)
 
     def code(self, name: str) -> int:
         return self.shop.send(name, name)[0]
