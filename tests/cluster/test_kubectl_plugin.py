@@ -207,6 +207,54 @@ def test_gateway_log_tells_what_was_refused_to_this_pod_and_by_which_field(kubec
         assert re.search(r"^0 of [1-9]\d* calls were refused", other, re.MULTILINE), other
 
 
+@contextlib.contextmanager
+def aws_away(cluster):
+    cluster.aws.stop()
+    try:
+        yield
+    finally:
+        cluster.node.call(cluster.aws.start)
+
+
+@contextlib.contextmanager
+def aws_with_a_wrong_certificate(cluster):
+    aws = cluster.aws
+    # A resumed session shows no certificate, and the first context has the keys of all tickets.
+    aws.serve_certificate(aws.sts_host, cluster.authority.issue(aws.sts_host))
+    aws.serve_certificate(aws.ses_host, cluster.authority.issue("somebody-else.example"))
+    aws.cut_connections()
+    try:
+        yield
+    finally:
+        aws.serve_certificate(aws.ses_host, cluster.authority.issue(aws.ses_host))
+
+
+@pytest.mark.parametrize("trouble, meaning, decisive", [
+    (aws_away, "the gateway could not connect to AWS", r"upstream_transport_failure_reason=\S|response_flags=\S*UF"),
+    (aws_with_a_wrong_certificate, "the gateway does not accept the certificate",
+     r"upstream_transport_failure_reason=\S*CERTIFICATE_VERIFY_FAILED"),
+], ids=["AWS is away", "AWS has a wrong certificate"])
+def test_gateway_log_tells_trouble_behind_the_gateway(kubectl_svidmail, checkout, cluster, trouble, meaning, decisive):
+    with trouble(cluster):
+        code, text = checkout.send("checkout", "into the void")
+        assert code == 451, text
+    result = poll_until("it in the gateway's log", lambda: meaning in (text := kubectl_svidmail(
+        "gateway-log", "checkout", "-n", checkout.namespace).stdout) and text, 30, interval=1)
+    assert re.search(rf"{meaning}.*Not sent\n    decided by ({decisive})", result), result
+    assert "POST /v2/email/outbound-emails to email.eu-central-1.amazonaws.com: 503" in result
+    checkout.wait_ready_to_relay("checkout")
+    assert checkout.send("checkout", "and it goes on")[0] == 250
+
+
+def test_gateway_log_tells_a_name_that_it_does_not_serve(kubectl_svidmail, new_shop):
+    shop = new_shop(configured=False)
+    shop.configure(ses={"region": "us-east-1"})
+    shop.start_pod("idle")
+    result = poll_until("it in the gateway's log", lambda: "the gateway serves no such name" in (
+        text := kubectl_svidmail("gateway-log", "checkout", "-n", shop.namespace).stdout) and text, 40, interval=1)
+    assert re.search(r"decided by requested_server_name=\w+\.us-east-1\.amazonaws\.com", result), result
+
+
 def test_gateway_log_tells_where_no_gateway_is(kubectl_svidmail, cluster, platform):
     result = kubectl_svidmail("gateway-log", "--gateway-namespace", "kube-system")
     assert result.returncode == 1 and "no gateway pod in the namespace kube-system" in result.stderr
