@@ -135,3 +135,10 @@ def shop(new_shop):
 def mesh_shop(new_shop):
     """For pods with an istio-proxy."""
     return new_shop(restricted=False)
+
+
+@pytest.fixture
+def aws_faults(cluster):
+    """The fake AWS, for what goes wrong there; nothing of it is left for the next test."""
+    yield cluster.aws
+    cluster.aws.clear_faults()
