@@ -310,8 +310,9 @@ def test_memory_at_rest_is_small(new_sidecar, world, say):
     say(f"with a live SVID and credentials: RSS {usage['Rss'] / 1024:.1f} MiB, of it the program's own pages "
         f"{(usage['Rss'] - usage['Anonymous']) / 1024:.1f} and anonymous {usage['Anonymous'] / 1024:.1f}; "
         f"{sidecar.threads()} threads")
-    assert usage["Anonymous"] <= 4 * 1024
-    assert usage["Rss"] <= 16 * 1024    # the chart's request
+    assert usage["Anonymous"] <= 3 * 1024
+    # The kernel maps pages of the program that lie around the used ones: 12 MiB is the aim, the chart's request the end.
+    assert usage["Rss"] <= 16 * 1024
 
 
 def test_64_cpus_are_seen_as_one(new_sidecar, podman, debug_image, tmp_path, say):
