@@ -311,7 +311,7 @@ def test_memory_at_rest_is_small(new_sidecar, world, say):
         f"{(usage['Rss'] - usage['Anonymous']) / 1024:.1f} and anonymous {usage['Anonymous'] / 1024:.1f}; "
         f"{sidecar.threads()} threads")
     assert usage["Anonymous"] <= 3 * 1024
-    # The kernel maps pages of the program that lie around the used ones: 12 MiB is the aim, the chart's request the end.
+    # The kernel maps what lies around the pages in use, too: 12 MiB is the aim, the chart's request the end.
     assert usage["Rss"] <= 16 * 1024
 
 
