@@ -127,6 +127,7 @@ def test_more_sessions_than_the_usual_limit_of_descriptors_are_served(new_sideca
             connection = stack.enter_context(sidecar.connect())
             assert connection.recv(200).startswith(b"220 ")
         assert send(sidecar)[0] == 250
+        poll_until("its session to be gone", lambda: sidecar.metric("smtp_sessions") == SESSIONS, 5)
         one_more = stack.enter_context(sidecar.connect())
         assert one_more.recv(200).startswith(b"220 ")
         too_many = stack.enter_context(socket.create_connection(("127.0.0.1", sidecar.port)))

@@ -168,6 +168,7 @@ def test_sigterm_with_200_sessions_in_every_phase(new_sidecar, spire, gateway, a
         poll_until("its end", lambda: has_gone(pid) or time.monotonic() - began > 30, 30)
         assert sidecar.wait_exit() == 0
         crowd.read_to_the_end([app for app in crowd.apps if not app.end])
+    print(f"{SESSIONS} sessions, {readers}: gone {seconds_to_the_end(sidecar):.2f} s after SIGTERM")
     assert seconds_to_the_end(sidecar) < GRACE_S - MARGIN_S
     judge(phases, sidecar, numbers_of(aws.mails))
 
