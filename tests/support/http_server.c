@@ -305,12 +305,15 @@ void http_server_drop_connections(struct http_server *s)
 void http_server_resume(struct http_server *s)
 {
     static const struct http_step just_read = {0};
+    s->steps = &just_read;
+    s->n_steps = 1;
     LIST_EACH(it, &conns)
     {
         struct conn *c = CONTAINER_OF(it, struct conn, item);
         if (c->s != s || uv_is_closing((uv_handle_t *)&c->pipe))
             continue;
-        c->step = &just_read;
+        if (c->step != NULL) /* else its request, when it has come, takes the server's step */
+            c->step = &just_read;
         int rc = uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read);
         CHECK(rc == 0 || rc == UV_EALREADY); /* it may not have come to its pause yet */
     }

@@ -43,7 +43,7 @@ void http_server_start(struct http_server *s, uv_loop_t *loop, const struct http
 /* Ends the connections that are open now, as a gateway that goes away; what had come counts as
  * handed on. */
 void http_server_drop_connections(struct http_server *s);
-/* Reads on where a step had it pause. */
+/* Reads on where a step had it pause, and pauses no more. */
 void http_server_resume(struct http_server *s);
 void http_server_stop(struct http_server *s);
 
