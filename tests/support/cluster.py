@@ -376,7 +376,7 @@ class Cluster(Kubectl):
         """The container's log as it comes, on stdout; for wait_for_line.  stop() it."""
         return Process(f"log-{namespace}-{name.replace('/', '-')}-{container}",
                        [*self._command, "--kubeconfig", self.kubeconfig, "logs", "--follow", "--namespace", namespace,
-                        name, "--container", container], log_dir=self.node.log_dir)
+                        name, "--container", container], log_dir=self.node.log_dir, env={"HOME": self._home})
 
     def gateway_log(self, namespace: str = "mail-egress", selector: str = "istio=mail-egress") -> list[dict]:
         """The access log of the gateway's pods."""

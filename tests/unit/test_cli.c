@@ -939,8 +939,8 @@ TEST(cli, send_refuses_wrong_usage)
         {{"--subject", "a\r\nBcc: x@y.example", NULL}, "--subject: printable ASCII only"},
         {{"--to", "a@b.example", "--from=a@b.example", "--subject=x", "/dev/null", NULL},
          "--subject is for"},
-        {{"--to", "a@b.example", "--from=a@b.example", "/nonexistent", NULL},
-         "/nonexistent: No such file"},
+        {{"--to", "a@b.example", "--from=a@b.example", "/nonexistent/mail", NULL},
+         "/nonexistent/mail: No such file"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         struct outcome o;
