@@ -5,10 +5,11 @@
 #   docker build --target debug .     the same with a shell, openssl, curl and dig
 #
 # BASE needs apt sources of Debian 13; which package versions come in is theirs to say (a snapshot's sources pin them),
-# and the image lists them in /usr/share/doc/svidmail/packages.  TOOLCHAIN and DEBUG_TOOLS let a cache stand in for the
-# stages that no source file changes.  APT_CONFIG names a mounted file, for a proxy or a mirror's CA.
+# and the image lists them in /usr/share/doc/svidmail/packages.  TOOLCHAIN, SVIDMAIL and DEBUG_TOOLS let images that
+# are there already stand in for stages.  APT_CONFIG names a mounted file, for a proxy or a mirror's CA.
 ARG BASE=debian:trixie
 ARG TOOLCHAIN=toolchain
+ARG SVIDMAIL=files
 ARG DEBUG_TOOLS=debug-tools
 
 FROM ${BASE} AS toolchain
@@ -24,6 +25,11 @@ COPY . .
 RUN cmake --preset image -DSVIDMAIL_COMMIT=${COMMIT} && cmake --build --preset image \
     && deploy/image/assemble build/image /image
 
+FROM scratch AS files
+COPY --from=build /image /
+
+FROM ${SVIDMAIL} AS program
+
 FROM ${BASE} AS debug-packages
 ARG APT_CONFIG=
 COPY deploy/image/install-debug-tools /usr/local/sbin/
@@ -36,7 +42,7 @@ FROM ${DEBUG_TOOLS} AS debug
 ARG COMMIT=
 ARG VERSION=
 ARG SOURCE=
-COPY --from=build /image /
+COPY --from=program / /
 ENV PATH=/usr/bin:/bin:/usr/sbin:/sbin TMPDIR=/var/spool/svidmail
 USER 65532:65532
 ENTRYPOINT ["svidmail"]

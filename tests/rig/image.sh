@@ -58,10 +58,12 @@ make_image() {
     cp -a "$IMAGE_CONTEXT" "$out/context"
     toolchain=$(image_stage toolchain build-toolchain) || exit 1
     debug_tools=$(image_stage debug-tools install-debug-tools) || exit 1
-    with_progress "image" "$out/build.log" \
-        build_image "$out/svidmail.tar" "$IMAGE_REFERENCE" svidmail "$toolchain" "$debug_tools"
-    with_progress "debug image" "$out/build-debug.log" \
-        build_image "$out/svidmail-debug.tar" "$IMAGE_REFERENCE-debug" debug "$toolchain" "$debug_tools"
+    with_progress "image" "$out/build.log" build_image "$out/svidmail.tar" "$IMAGE_REFERENCE" svidmail \
+        BASE="$toolchain" TOOLCHAIN="$toolchain"
+    with_progress "debug image" "$out/build-debug.log" build_image "$out/svidmail-debug.tar" "$IMAGE_REFERENCE-debug" \
+        debug BASE="$toolchain" SVIDMAIL="$IMAGE_REFERENCE" DEBUG_TOOLS="$debug_tools"
+    image_buildah rmi "$IMAGE_REFERENCE" "$IMAGE_REFERENCE-debug" >/dev/null
+    image_buildah rmi --prune >/dev/null
 }
 
 rebuild_image() {
@@ -69,18 +71,19 @@ rebuild_image() {
     IMAGE_CONTEXT=$(mktemp -d)
     cp -r "$(dirname "$SVIDMAIL_IMAGE")/context/." "$IMAGE_CONTEXT"
     toolchain=$(image_stage toolchain build-toolchain) || exit 1
-    build_image "$1" "$IMAGE_REFERENCE" svidmail "$toolchain" "$toolchain"
+    build_image "$1" "$IMAGE_REFERENCE-again" svidmail BASE="$toolchain" TOOLCHAIN="$toolchain"
     rm -rf "$IMAGE_CONTEXT"
+    image_buildah rmi "$IMAGE_REFERENCE-again" >/dev/null
 }
 
-# build_image ARCHIVE REFERENCE TARGET TOOLCHAIN DEBUG_TOOLS
+# build_image ARCHIVE REFERENCE TARGET ARGUMENT=VALUE...
 build_image() {
-    local archive=$1 reference=$2 target=$3 toolchain=$4 debug_tools=$5 version
+    local archive=$1 reference=$2 target=$3 version epoch
+    shift 3
     version=$(sed -n 's/^project(svidmail VERSION \([0-9.]*\).*/\1/p' "$IMAGE_CONTEXT/CMakeLists.txt")
-    image_bud --target "$target" --tag "$reference" --timestamp "$(cat "$IMAGE_CONTEXT/.epoch")" \
-        --build-arg BASE="$toolchain" --build-arg TOOLCHAIN="$toolchain" --build-arg DEBUG_TOOLS="$debug_tools" \
-        --build-arg COMMIT="$(cat "$IMAGE_CONTEXT/.revision")" --build-arg VERSION="$version" \
-        --build-arg SOURCE_DATE_EPOCH="$(cat "$IMAGE_CONTEXT/.epoch")" || return
+    epoch=$(cat "$IMAGE_CONTEXT/.epoch")
+    set -- "$@" COMMIT="$(cat "$IMAGE_CONTEXT/.revision")" VERSION="$version" SOURCE_DATE_EPOCH="$epoch"
+    image_bud --target "$target" --tag "$reference" --timestamp "$epoch" "${@/#/--build-arg=}" || return
     write_archive "$reference" "$archive"
 }
 
@@ -97,7 +100,6 @@ write_archive() {
     sed -i 's|"org.opencontainers.image.ref.name":"\([^"]*\)"|&,"io.containerd.image.name":"\1"|' "$layout/index.json"
     tar -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$layout" -f "$2" . || return
     rm -rf "$layout"
-    image_buildah rmi "$1" >/dev/null
 }
 
 # image_stage TARGET SCRIPT: the name of a stage that no source file changes, built unless it is there.
@@ -185,7 +187,9 @@ write_host_settings() {
 # image_bud OPTION...: no layer is taken from an earlier build.
 image_bud() {
     mkdir -p "$SVIDMAIL_CACHE/image-host"
-    image_buildah bud --isolation chroot --format oci --layers=false \
+    # A session that may not raise its limits cannot give what buildah has as defaults.
+    image_buildah bud --isolation chroot --format oci --layers=false --force-rm \
+        --ulimit nofile=1024:1024 --ulimit nproc=4096:4096 \
         --volume "$SVIDMAIL_CACHE/image-host:/run/host-settings:ro" \
         --build-arg APT_CONFIG=/run/host-settings/apt.conf "$@" "$IMAGE_CONTEXT"
 }
