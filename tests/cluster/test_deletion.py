@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deletion in every order: mail that an app sends while it winds up, and what goes before the app."""
 
+import json
 import time
 
 import pytest
@@ -78,16 +79,16 @@ def test_apps_stay_up_and_are_put_off_when_the_gateway_goes_first(shop, cluster,
 @pytest.fixture
 def no_spire_agent(cluster):
     """No agent's pod, until the test's end."""
-    def schedule(selector: str) -> None:
+    def schedule(selector: dict | None) -> None:
         cluster.kubectl("patch", "daemonset", "spire-agent", "--namespace=spire-system", "--type=merge", "--patch",
-                        '{"spec": {"template": {"spec": {"nodeSelector": %s}}}}' % selector)
+                        json.dumps({"spec": {"template": {"spec": {"nodeSelector": selector}}}}))
 
     def take_away() -> None:
-        schedule('{"no-such": "node"}')
+        schedule({"no-such": "node"})
         poll_until("the agent's pod to end", lambda: not cluster.pods("spire-system", "app=spire-agent"), 30, 0.2)
 
     yield take_away
-    schedule("null")
+    schedule(None)
     cluster.wait_ready("daemonset/spire-agent", "spire-system")
 
 

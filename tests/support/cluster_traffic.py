@@ -49,9 +49,12 @@ class Replies:
     def check_account(self) -> None:
         """Each mail that the app was told of as taken, SES has once; of the others it has none.
 
-        The mail that is on its way just now is left out.
+        While the app is at it, the mail that it tries just now is left out.
         """
+        at_it = self._log.is_alive()
         replies = self.all()
+        if at_it and replies and replies[-1]["code"] != 250:
+            replies = [reply for reply in replies if reply["number"] != replies[-1]["number"]]
         told = {reply["number"]: reply["text"].split()[-1] for reply in replies if reply["code"] == 250}
         finished = {f"{self.pod} {reply['number']}" for reply in replies}
         mails = [mail for mail in self.shop.mails() if str(mail.parsed["Subject"]) in finished]
