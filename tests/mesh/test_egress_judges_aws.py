@@ -5,6 +5,7 @@ On the API and SMTP ports the gateway judges the server; end to end the client d
 """
 
 import smtplib
+import socket
 import ssl
 
 import pytest
@@ -12,6 +13,8 @@ from support import certs
 from support.mails import send
 from support.mesh_clients import EndToEndHttp, GatewayHttp, GatewaySmtp
 from support.mesh_mail import post_mail
+from support.mesh_network import SES_ADDRESS
+from support.processes import poll_until
 from support.world import SES_HOST, SMTP_HOST
 
 UNREACHABLE = b"upstream connect error or disconnect/reset before headers. reset reason: "
@@ -112,3 +115,42 @@ def test_a_refusal_of_ses_is_passed_on_once(gateway, aws, client_svid):
     assert status == 503
     assert "x-envoy-upstream-service-time" in headers and "x-amzn-requestid" in headers
     assert len(aws.requests) == 1
+
+
+@pytest.fixture
+def impatient(egress, gateway):
+    """The chart's two timeouts cut to a second, until the next test."""
+
+    def wait_for_timeout(timeout: str) -> None:
+        poll_until(f"a timeout of {timeout}",
+                   lambda: f"'timeout': '{timeout}'" in str(gateway.config_dump()["RoutesConfigDump"]), 10)
+
+    egress({"upstream": {"timeout": "1s", "connectTimeout": "1s"}})
+    wait_for_timeout("1s")
+    yield
+    egress()
+    wait_for_timeout("30s")
+
+
+def test_an_answer_that_does_not_come_in_time_is_not_asked_for_again(impatient, gateway, aws, client_svid):
+    aws.inject("hang", times=10)
+    mark = gateway.mark()
+    status, headers, body = post_mail(api(gateway, client_svid), aws)
+    assert (status, body) == (504, b"upstream request timeout")
+    assert "x-envoy-upstream-service-time" not in headers
+    assert gateway.wait_for_access(after=mark, response_code=504)["response_flags"] == "UT"
+    assert len(aws.requests) == 1
+
+
+def test_a_server_that_says_nothing_is_given_up(impatient, gateway, aws, client_svid):
+    """Its kernel takes the connection, nobody answers the ClientHello: the limit is for both together."""
+    aws.stop()
+    try:
+        with socket.create_server((SES_ADDRESS, 443)):
+            mark = gateway.mark()
+            status, _, body = post_mail(api(gateway, client_svid), aws)
+            assert status == 503 and body.startswith(UNREACHABLE + b"connection timeout"), body
+            entry = gateway.wait_for_access(after=mark, response_code=503)
+            assert entry["response_flags"] == "UF"
+    finally:
+        aws.start()

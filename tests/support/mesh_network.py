@@ -25,8 +25,6 @@ NODE_ADDRESS = "10.77.0.1"
 GATEWAY_ADDRESS = "10.77.1.1"
 SES_ADDRESS = "10.77.2.1"
 SES_SMTP_ADDRESS = "10.77.2.2"
-# Local, and nobody ever listens there.
-NOBODY_ADDRESS = "10.77.3.1"
 
 
 class PrivateNetwork:
