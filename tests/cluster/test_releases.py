@@ -4,15 +4,13 @@
 import concurrent.futures
 import itertools
 import json
-import pathlib
 
 import pytest
-import yaml
 from support.cluster_app import AppRelease
-from support.cluster_shop import ROOT, SERVICE_ACCOUNT, Shop, now
+from support.cluster_platform import PlatformRelease
+from support.cluster_shop import SERVICE_ACCOUNT, Shop, now
 from support.cluster_traffic import Traffic
 from support.processes import poll_until
-from support.sidecar import merged
 
 CHECKSUM = "checksum/svidmail-config"
 DEPLOYMENT_ONLY = {"job": False, "statefulSet": False}
@@ -73,51 +71,15 @@ def test_an_upgrade_without_a_change_leaves_the_pods_alone(new_shop, cluster, tm
 
 # --- the platform's
 
-class Platform:
-    """A second release of mail-egress, beside the one of all other tests; one namespace may send through it."""
-
-    def __init__(self, cluster, helm, namespace: str, client: str, drain_s: int):
-        self.namespace = namespace
-        self.client = {"namespace": client, "serviceAccount": SERVICE_ACCOUNT}
-        self._cluster = cluster
-        self._helm = helm
-        self._values = {
-            "trustDomain": "example.org", "regions": ["eu-central-1"], "clients": [self.client],
-            "gateway": {"replicas": 1, "drainSeconds": drain_s,
-                        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}}}
-
-    def install(self) -> dict:
-        """What its notes tell an app team."""
-        self._apply("install", {}, "--create-namespace")
-        notes = self._helm("get", "notes", "mail-egress", "--namespace", self.namespace).stdout
-        return yaml.safe_load(notes[notes.index("config:"):notes.index("\nNext:")])["config"]
-
-    def upgrade(self, **values) -> None:
-        self._apply("upgrade", values)
-
-    def rollback(self) -> None:
-        self._helm("rollback", "mail-egress", "--namespace", self.namespace)
-
-    def uninstall(self) -> None:
-        self._helm("uninstall", "mail-egress", "--namespace", self.namespace, "--wait")
-
-    def _apply(self, verb: str, values: dict, *options: str) -> None:
-        path = pathlib.Path(self._cluster.directory, f"{self.namespace}.yaml")
-        path.write_text(yaml.safe_dump(merged(self._values, values)))
-        self._helm(verb, "mail-egress", str(ROOT / "helm" / "mail-egress"), "--namespace", self.namespace,
-                   "--values", str(path), *options)
-        self._cluster.wait_ready("deployment/mail-egress", self.namespace)
-
-
 @pytest.fixture
 def second(request, cluster, platform):
-    """second(helm, name): a Platform that is installed, and a shop with a pod `checkout` that sends through it."""
-    releases: list[Platform] = []
+    """second(helm, name): an installed PlatformRelease, and a shop whose pod `checkout` sends through it."""
+    releases: list[PlatformRelease] = []
     shops: list[Shop] = []
     failed_before = request.session.testsfailed
 
-    def make(helm, name: str, drain_s: int = 3) -> tuple[Platform, Shop]:
-        release = Platform(cluster, helm, f"egress-{name}", f"client-{name}", drain_s)
+    def make(helm, name: str, drain_s: int = 3) -> tuple[PlatformRelease, Shop]:
+        release = PlatformRelease(cluster, helm, f"egress-{name}", f"client-{name}", drain_s)
         releases.append(release)
         shop = Shop(cluster, f"client-{name}", release.install())
         shops.append(shop)
@@ -147,16 +109,15 @@ def wait_for_reply(shop, code: int | None, timeout: float = SECONDS_AT_MOST) -> 
     return poll_until(f"a reply {code or '4xx'}", look, timeout, interval=0.1)
 
 
-def objects_of(cluster, release: Platform) -> set[str]:
+def objects_of(cluster, release: PlatformRelease) -> set[str]:
     """What there is of the release, and of its pods."""
     kinds = ["deployments", "services", "serviceaccounts", "pods", "networkpolicies",
              "poddisruptionbudgets", "gateways.networking.istio.io", "serviceentries", "virtualservices",
              "destinationrules", "envoyfilters", "authorizationpolicies", "telemetries", "clusterspiffeids"]
     said = json.loads(cluster.kubectl("get", ",".join(kinds), "--all-namespaces", "--output", "json").stdout)
     return {f"{entry['kind']}/{entry['metadata']['name']}" for entry in said["items"]
-            if entry["metadata"].get("namespace") == release.namespace
-            and entry["metadata"]["name"] != "default"
-            or entry["kind"] == "ClusterSPIFFEID" and entry["metadata"]["name"].startswith(f"{release.namespace}-")}
+            if (entry["metadata"].get("namespace") == release.namespace and entry["metadata"]["name"] != "default")
+            or (entry["kind"] == "ClusterSPIFFEID" and entry["metadata"]["name"].startswith(f"{release.namespace}-"))}
 
 
 def test_a_platform_release_comes_changes_goes_back_and_goes(second, cluster, helm):

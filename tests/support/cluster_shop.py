@@ -14,7 +14,7 @@ from .sidecar import ROLE_ARN, merged
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # What the containers run.
-PROGRAMS = [ROOT / "tests" / "cluster" / name for name in ("app.py", "intruder.py")]
+PROGRAMS = [ROOT / "tests" / "cluster" / name for name in ("app.py", "intruder.py", "load.py")]
 GATEWAY_HOST = "mail-egress.mail-egress.svc.cluster.local"
 SERVICE_ACCOUNT = "checkout"
 # A volume of the sidecar's: a pod that brings it has one for both.
