@@ -192,7 +192,7 @@ class Cluster(Kubectl):
     def _await(self, what: str, probe: Callable, timeout: float = 60) -> None:
         """Until probe() is true; not longer than the daemons live."""
         def look():
-            for name, process in self._processes.items():
+            for name, process in list(self._processes.items()):  # another thread starts more
                 if not process.is_alive():
                     raise Failure(f"{name} ended with {process.returncode}:\n{process.stderr.tail()}")
             return probe()
