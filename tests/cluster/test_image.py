@@ -31,6 +31,11 @@ from support.world import GATEWAY_PATH, REGION, SIDECAR_PATH
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 NOTICES = "usr/share/doc/svidmail"
 MB = 1_000_000
+SMALL_CONFIG = f"""
+gateway: {{host: gateway.test, spiffe_ids: ["spiffe://example.org/gateway"]}}
+ses: {{region: {REGION}}}
+aws: {{role_arn: "{ROLE_ARN}"}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -188,14 +193,27 @@ def test_debug_image_is_the_same_program_with_tools(debug_image, image, podman):
 def test_check_config_of_a_mounted_file(podman, image, tmp_path):
     tmp_path.chmod(0o755)
     file = tmp_path / "svidmail.yaml"
-    file.write_text("gateway: {host: gateway.test, spiffe_ids: [spiffe://example.org/gateway]}\n"
-                    f"ses: {{region: {REGION}}}\naws: {{role_arn: '{ROLE_ARN}'}}\n")
+    file.write_text(SMALL_CONFIG)
     volume = f"--volume={tmp_path}:/etc/svidmail:ro"
     done = podman.run(image.name, "check-config", "/etc/svidmail/svidmail.yaml", options=(volume,))
     assert done.stdout == "/etc/svidmail/svidmail.yaml: ok\n"
     file.write_text("gateway: {hots: x}\n")
     done = podman.run(image.name, "check-config", "/etc/svidmail/svidmail.yaml", options=(volume,), check=False)
     assert done.returncode == 2 and "svidmail.yaml:1:" in done.stderr and "hots" in done.stderr
+
+
+def test_without_a_configuration_it_names_the_file_it_wants(podman, image):
+    done = podman.run(image.name, check=False)
+    assert done.returncode == 2
+    assert "/etc/svidmail/svidmail.yaml" in done.stderr and "No such file" in done.stderr
+
+
+def test_without_a_place_to_write_it_names_the_place(podman, image, tmp_path):
+    tmp_path.chmod(0o755)
+    (tmp_path / "svidmail.yaml").write_text(SMALL_CONFIG)
+    done = podman.run(image.name, options=(f"--volume={tmp_path}:/etc/svidmail:ro",), check=False)
+    assert done.returncode == 1
+    assert "admin socket /run/svidmail/admin.sock: Read-only file system" in done.stderr
 
 
 @pytest.mark.parametrize("shell", ["sh", "/bin/sh", "bash", "busybox"])
