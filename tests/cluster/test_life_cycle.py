@@ -43,6 +43,24 @@ def test_the_app_starts_after_smtp_is_there(shop):
     assert shop.app_says("checkout", "sent")["code"] == 250
 
 
+def test_the_app_waits_for_the_sidecars_startup_probe_and_not_for_its_process(new_shop, cluster):
+    """svidmail runs, and is not to be found where the probe asks; the chart would have refused the key."""
+    shop = new_shop(configured=False)
+    config = shop.config(admin={"socket": "/var/spool/svidmail/admin.sock"})
+    shop.add_config_map("svidmail", {"svidmail.yaml": yaml.safe_dump(config)})
+    shop.start_pod("serve", ready=False)
+
+    def probe_failed() -> bool:
+        return any(event["message"].startswith("Startup probe failed")
+                   for event in cluster.get("events", namespace=shop.namespace)["items"])
+
+    poll_until("the probe to fail", probe_failed, 30, interval=0.2)
+    assert "smtp.listening" in [line["event"] for line in shop.sidecar_log("checkout")]
+    assert status_of(cluster, shop.namespace, "checkout", "svidmail")["started"] is False
+    app = status_of(cluster, shop.namespace, "checkout", "app")
+    assert app["state"]["waiting"]["reason"] == "PodInitializing"
+
+
 def test_a_sidecar_that_cannot_start_keeps_the_app_back_says_why_and_heals(new_shop, cluster):
     shop = new_shop(configured=False)
     good = shop.config()
