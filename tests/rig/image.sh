@@ -7,7 +7,8 @@
 #   rebuild_image FILE   the archive SVIDMAIL_IMAGE once more, compiled anew from a copy of what it was made of
 #
 # Debian 13 comes from the machine's own mirror through mmdebstrap, buildah does the rest.  The toolchain and the debug
-# tools are built once and stay in a container storage of our own; a changed source file costs one compilation.
+# tools are built once and stay in a container storage of our own; a changed source file costs one compilation.  Newer
+# packages come in when $SVIDMAIL_CACHE/containers is removed, or when their scripts in deploy/image change.
 
 IMAGE_REFERENCE=registry.rig/svidmail:dev
 IMAGE_SUITE=trixie
@@ -91,11 +92,7 @@ build_image() {
 write_archive() {
     local layout=$2.layout
     rm -rf "$layout"
-    # The debug image is for this machine alone, and large.
-    case $1 in
-    *-debug) set -- "$@" --disable-compression ;;
-    esac
-    image_buildah push -q "${@:3}" "$1" "oci:$layout:$1" || return
+    image_buildah push -q "$1" "oci:$layout:$1" || return
     as_root chown -R "$(id -u):$(id -g)" "$layout"
     sed -i 's|"org.opencontainers.image.ref.name":"\([^"]*\)"|&,"io.containerd.image.name":"\1"|' "$layout/index.json"
     tar -c --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$layout" -f "$2" . || return
