@@ -324,12 +324,15 @@ class Cluster(Kubectl):
         self.subjects.extend(subjects)
 
     def helm3(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess:
-        return self._helm(self.parts.helm3, arguments, check, timeout)
+        return self._tool(self.parts.helm3, arguments, check, timeout)
 
     def helm4(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess:
-        return self._helm(self.parts.helm4, arguments, check, timeout)
+        return self._tool(self.parts.helm4, arguments, check, timeout)
 
-    def _helm(self, program: str, arguments, check: bool, timeout: float) -> subprocess.CompletedProcess:
+    def istioctl(self, *arguments: str, check: bool = True, timeout: float = 120) -> subprocess.CompletedProcess:
+        return self._tool(f"{self.parts.istio_bin}/istioctl", arguments, check, timeout)
+
+    def _tool(self, program: str, arguments, check: bool, timeout: float) -> subprocess.CompletedProcess:
         done = subprocess.run(
             self.node.network_command(program, *arguments), capture_output=True, text=True, timeout=timeout,
             env={"PATH": os.environ["PATH"], "HOME": f"{self.directory}/helm", "KUBECONFIG": self.kubeconfig})
