@@ -154,11 +154,20 @@ def relay_bytes(gateway: BadGateway, connection: socket.socket) -> None:
         _pump(stream, far)
 
 
+def _readable(*ends: socket.socket) -> list[socket.socket]:
+    """Those that can be read, waited for.  By poll, for select knows no descriptor beyond 1,023."""
+    waiting = select.poll()
+    for end in ends:
+        waiting.register(end, select.POLLIN)
+    ready = {descriptor for descriptor, _ in waiting.poll()}
+    return [end for end in ends if end.fileno() in ready]
+
+
 def _pump(one: socket.socket, other: socket.socket) -> None:
     """Bytes both ways in one thread (an SSL object bears no two), until either end is over."""
     while True:
         ready = [end for end in (one, other) if isinstance(end, ssl.SSLSocket) and end.pending()]
-        for end in ready or select.select([one, other], [], [])[0]:
+        for end in ready or _readable(one, other):
             end.settimeout(0)
             try:
                 data = end.recv(65536)

@@ -64,8 +64,10 @@ class Podman:
     def command(self, *arguments: str) -> list[str]:
         place = [option for name in ("root", "runroot", "tmpdir", "network-config-dir")
                  for option in (f"--{name}", os.path.join(self._directory, name))]
-        return ["podman", *place, "--storage-driver", _storage_driver(self._directory), "--cgroup-manager", "cgroupfs",
-                "--runtime", "runc", "--events-backend", "file", *arguments]
+        # It warns of control groups version 1 on what should be svidmail's stderr.
+        return ["env", "PODMAN_IGNORE_CGROUPSV1_WARNING=1", "podman", *place, "--storage-driver",
+                _storage_driver(self._directory), "--cgroup-manager", "cgroupfs", "--runtime", "runc",
+                "--events-backend", "file", *arguments]
 
     def __call__(self, *arguments: str, check: bool = True, **options) -> subprocess.CompletedProcess:
         usual = {"capture_output": True, "text": True, "timeout": 120}

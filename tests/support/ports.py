@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loopback ports that nobody else will take between choosing and listening.
 
-They lie below the kernel's range for outgoing connections, and each is held by a lock file for as long as this
-process lives, so that two test runs on one machine never pick the same one.
+They lie below the kernel's range for outgoing connections, and each is held by a lock file, so that two test runs on
+one machine never pick the same one.  The oldest are given back: a whole run would hold more files than select() and
+usual limits can bear, and who listens still is seen by the port itself.
 """
 
 import fcntl
@@ -12,8 +13,9 @@ import socket
 import tempfile
 
 FIRST, LAST = 20000, 32000
+HELD_MAX = 200
 
-_held = {}
+_held: dict[int, int] = {}  # port -> the lock's descriptor, the oldest first
 
 
 def free_port() -> int:
@@ -31,13 +33,15 @@ def free_port() -> int:
             continue
         if _is_free(socket.AF_INET, "127.0.0.1", port) and _is_free(socket.AF_INET6, "::1", port):
             _held[port] = lock
+            if len(_held) > HELD_MAX:
+                release_port(next(iter(_held)))
             return port
         os.close(lock)
     raise RuntimeError(f"no free port between {FIRST} and {LAST}")
 
 
 def release_port(port: int) -> None:
-    """Gives a port back when its user has ended."""
+    """Gives a port back when its user has ended; one that was given back already is left alone."""
     lock = _held.pop(port, None)
     if lock is not None:
         os.close(lock)
