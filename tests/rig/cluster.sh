@@ -18,7 +18,7 @@ cluster_obstacle() {
     # shellcheck disable=SC2086
     need_apt_packages $CLUSTER_PACKAGES
     as_root unshare --fork --pid --mount-proc --mount --net --propagation private \
-        bash "$SETUP_ROOT/tests/rig/cluster/init.sh" try "${TMPDIR:-/tmp}" 2>/dev/null ||
+        bash "$SETUP_ROOT/tests/rig/cluster/init.sh" try "${TMPDIR:-/var/tmp}" 2>/dev/null ||
         echo "no pid, mount and network namespaces with bridges, overlay mounts and cgroups can be made here"
 }
 

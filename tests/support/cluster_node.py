@@ -28,6 +28,8 @@ INIT = pathlib.Path(__file__).resolve().parent.parent / "rig" / "cluster" / "ini
 PREFIX = "svidmail-cluster"
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 CLONE_NEWNET = 0x40000000
+# A disk, as /tmp may not be: what a pod writes into an emptyDir in memory is charged to its memory limit.
+PLACE = os.environ.get("TMPDIR", "/var/tmp")
 
 
 class Node:
@@ -36,7 +38,7 @@ class Node:
     def __init__(self, path: str):
         """`path`: where its programs are looked for, colon separated."""
         _sweep()
-        self.directory = tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-")
+        self.directory = tempfile.mkdtemp(prefix=f"{PREFIX}-{os.getpid()}-", dir=PLACE)
         os.chmod(self.directory, 0o755)
         self.cgroup = os.path.basename(self.directory)
         self.log_dir = os.path.join(self.directory, "log")
@@ -123,7 +125,7 @@ class Node:
 def _sweep() -> None:
     """What runs of the tests that were killed have left behind."""
     owner = re.compile(rf"{PREFIX}-(\d+)-")
-    for place in [pathlib.Path(tempfile.gettempdir()), CGROUPS, *CGROUPS.glob("*/")]:
+    for place in [pathlib.Path(PLACE), CGROUPS, *CGROUPS.glob("*/")]:
         for path in place.glob(f"{PREFIX}-*"):
             found = owner.match(path.name)
             if found and not os.path.exists(f"/proc/{found[1]}"):
