@@ -3,7 +3,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import ssl
@@ -374,7 +373,6 @@ os.execv(svidmail[0], svidmail)
 """
 
 
-@pytest.mark.skipif(shutil.which("iptables") is None, reason="there is no iptables")
 @pytest.mark.parametrize("captured", [["api"], ["end_to_end"], []], ids=["mail", "credentials", "nothing"])
 def test_istio_proxy_captures_the_way(new_sidecar, spire, gateway, aws, workdir, captured):
     ports = {"api": str(gateway.api_port), "end_to_end": str(gateway.end_to_end_port)}

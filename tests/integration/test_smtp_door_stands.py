@@ -198,6 +198,7 @@ def test_descriptors_used_up_cost_new_connections_and_nothing_else(new_sidecar, 
         script.write(f'#!/bin/sh\nulimit -n 48\nexec {sidecar.program} "$@"\n')
     os.chmod(limited, 0o755)
     sidecar.program = limited
+    sidecar.expect_warning("app.config", key="smtp.max_connections")
     sidecar.start().wait_ready()
     assert send(sidecar)[0] == 250
     with contextlib.ExitStack() as stack:
