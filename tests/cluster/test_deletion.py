@@ -72,7 +72,7 @@ def test_apps_stay_up_and_are_put_off_when_the_gateway_goes_first(shop, cluster,
                        pod["status"]["containerStatuses"] + pod["status"]["initContainerStatuses"])
             assert sum(each["restartCount"] for each in pod["status"]["initContainerStatuses"]) == 0
         traffic.wait_for_more(10)
-    assert traffic.codes() <= {250, 451}
+    assert traffic.codes() <= {250, 451, 454}  # 454: the gateway went amid a handshake
     traffic.check_account()
 
 

@@ -513,8 +513,7 @@ def test_aws_down_behind_the_gateway(new_sidecar, gateway, spire, aws):
 
 def test_aws_with_a_wrong_certificate(new_sidecar, gateway, spire, aws):
     sidecar = new_sidecar(spire, gateway, aws, {"gateway": {"tls": "end-to-end"}})
-    sidecar.wait_ready()
-    assert send(sidecar)[0] == 250
+    sidecar.wait_ready()  # and no mail: a TLS session that is resumed shows no certificate
     aws.serve_certificate(SES_HOST, aws.authority.issue("wrong.example"))
     assert_way_ends(doctor(sidecar), "mail", "aws", "SM078")
 
