@@ -119,14 +119,14 @@ def test_a_refusal_of_ses_is_passed_on_once(gateway, aws, client_svid):
 
 @pytest.fixture
 def impatient(egress, gateway):
-    """The chart's two timeouts cut to a second, until the next test."""
+    """The chart's two timeouts cut short, the one of a connection the shorter, until the next test."""
 
     def wait_for_timeout(timeout: str) -> None:
         poll_until(f"a timeout of {timeout}",
                    lambda: f"'timeout': '{timeout}'" in str(gateway.config_dump()["RoutesConfigDump"]), 10)
 
-    egress({"upstream": {"timeout": "1s", "connectTimeout": "1s"}})
-    wait_for_timeout("1s")
+    egress({"upstream": {"timeout": "3s", "connectTimeout": "1s"}})
+    wait_for_timeout("3s")
     yield
     egress()
     wait_for_timeout("30s")
