@@ -21,6 +21,7 @@ def shop(shared_shop):
     """Its pod `checkout` has the sidecar, and the agent's socket in its container `app` too."""
     shared_shop.start_pod("idle", agent=True)
     shared_shop.wait_ready_to_relay("checkout")
+    shared_shop.wait_for_identities("checkout", "app", shared_shop.pod_id)
     return shared_shop
 
 
@@ -51,7 +52,7 @@ def test_kubectl_exec_into_the_sidecar_sees_the_sidecars_identity(shop):
 def test_the_sidecars_name_and_service_account_together_pass_the_gateway(shop, cluster):
     """What the refusals here are compared to: the same call, by the one who may."""
     shop.start_pod("idle", name="double", labelled=False, container="svidmail", agent=True)
-    assert shop.spiffe_id in shop.intrude("double", "svidmail", "identities")["identities"]
+    shop.wait_for_identities("double", "svidmail", shop.pod_id, shop.spiffe_id)
     said = shop.intrude("double", "svidmail", "call", shop.spiffe_id)
     [request] = cluster.aws.requests_of("ses")[-1:]
     assert said["status"] == request.status == 403
@@ -63,12 +64,16 @@ def test_the_sidecars_name_under_another_service_account_is_refused(shop, no_cal
     shop.add_service_account("other")
     shop.start_pod("idle", name="other", labelled=False, container="svidmail", agent=True, serviceAccountName="other")
     identity = shop.spiffe_id.replace("/sa/checkout/", "/sa/other/")
-    assert shop.spiffe_id not in shop.intrude("other", "svidmail", "identities")["identities"]
+    shop.wait_for_identities("other", "svidmail", identity.removesuffix("/svidmail"), identity)
     assert shop.intrude("other", "svidmail", "call", identity) == DENIED
 
 
-def test_the_sidecars_name_in_a_namespace_that_is_no_client_has_no_identity(cluster, platform):
-    shop = Shop(cluster, "no-client", platform)
-    shop.start_pod("idle", labelled=False, container="svidmail", agent=True)
-    assert "PermissionDenied desc = no identity issued" in shop.intrude("checkout", "svidmail", "identities")["error"]
-    shop.remove()
+def test_the_sidecars_name_in_a_namespace_that_is_no_client_has_no_identity(shop, cluster, platform):
+    stranger = Shop(cluster, "no-client", platform)
+    stranger.start_pod("idle", labelled=False, container="svidmail", agent=True)
+    # A client's pod that was made later has got its own: it is not that nobody has looked yet.
+    shop.start_pod("idle", name="later", labelled=False, container="svidmail", agent=True)
+    shop.wait_for_identities("later", "svidmail", shop.pod_id, shop.spiffe_id)
+    assert "PermissionDenied desc = no identity issued" in stranger.intrude(
+        "checkout", "svidmail", "identities")["error"]
+    stranger.remove()

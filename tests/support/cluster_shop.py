@@ -140,6 +140,19 @@ class Shop:
         """What came of `intruder.py COMMAND` in a container."""
         return json.loads(self.exec(name, container, "python3", "/app/intruder.py", *command).stdout)
 
+    def wait_for_identities(self, name: str, container: str, *spiffe_ids: str, timeout: float = 20) -> None:
+        """Until the agent has heard of the new pod's entries: exactly these are what a container of it is given."""
+        said: dict = {}
+
+        def has_them() -> bool:
+            said.update(last=self.intrude(name, container, "identities"))
+            return sorted(said["last"].get("identities", [])) == sorted(spiffe_ids)
+
+        try:
+            poll_until(f"the identities of {container} in {name}", has_them, timeout, interval=0.3)
+        except Failure as failure:
+            raise Failure(f"{failure}: expected {spiffe_ids}, the last answer was {said}") from None
+
     def app_says(self, name: str, event: str, timeout: float = 30, **match: Any) -> dict:
         """The first such line of the app's log, waited for."""
         following = self.cluster.follow(self.namespace, name, "app")
