@@ -2,15 +2,22 @@
 #include "sys/log.h"
 #include "base/buf.h"
 #include "sys/clock.h"
+#include "sys/metrics.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-#define LINE_MAX_BYTES  8192
-#define FIELD_MAX_BYTES 1024
-#define REPEAT_SLOTS    64
+/* A pipe that poll() calls writable takes such a line whole and at once. */
+#define LINE_MAX_BYTES    PIPE_BUF
+#define FIELD_MAX_BYTES   1024 /* as escaped */
+#define ESCAPED_MAX_BYTES 6    /* \u00XX */
+#define REPEAT_SLOTS      64
+/* No reader that works needs so long for a full pipe; the loop can bear it once. */
+#define STUCK_AFTER_MS 500
 
 struct event_info {
     const char *name;
@@ -55,26 +62,26 @@ static bool is_plain(char c)
 }
 
 /* JSON string body: quotes and controls escaped; bytes that are not ASCII as \u00XX, so that a line
- * is always valid whatever a peer sent. */
+ * is always valid whatever a peer sent.  Cut where it has become too long. */
 static bool put_escaped(struct buf *b, struct str s)
 {
-    struct str left = str_sub(s, 0, FIELD_MAX_BYTES);
-    while (left.len > 0) {
+    size_t end = b->len + FIELD_MAX_BYTES;
+    while (s.len > 0) {
         size_t run = 0;
-        while (run < left.len && is_plain(left.p[run]))
+        while (run < s.len && run < end - b->len && is_plain(s.p[run]))
             run++;
-        if (!buf_append(b, left.p, run))
+        if (!buf_append(b, s.p, run))
             return false;
-        left = str_sub(left, run, left.len);
-        if (left.len == 0)
+        s = str_sub(s, run, s.len);
+        if (s.len == 0 || end - b->len < ESCAPED_MAX_BYTES)
             break;
-        char c = left.p[0];
+        char c = s.p[0];
         if (!(c == '"' || c == '\\' ? buf_printf(b, "\\%c", c)
                                     : buf_printf(b, "\\u%04x", (unsigned char)c)))
             return false;
-        left = str_sub(left, 1, left.len);
+        s = str_sub(s, 1, s.len);
     }
-    return s.len <= FIELD_MAX_BYTES || buf_append_str(b, STR("..."));
+    return s.len == 0 || buf_append_str(b, STR("..."));
 }
 
 static bool put_field(struct buf *b, const struct log_field *f)
@@ -95,38 +102,80 @@ static bool put_field(struct buf *b, const struct log_field *f)
     return false;
 }
 
-void log_write(enum log_event event, const struct log_field *fields, size_t n)
+static void format_line(struct buf *b, const struct event_info *info,
+                        const struct log_field *fields, size_t n)
 {
-    const struct event_info *info = &events[event];
-    if (info->level < least_level)
-        return;
     char when[25];
     clock_format_rfc3339(when, clock_wall_ms(clock_system()));
-    struct buf b;
-    buf_init(&b, LINE_MAX_BYTES);
     bool ok =
-        buf_printf(&b,
+        buf_printf(b,
                    line_format == LOG_JSON ? "{\"time\":\"%s\",\"level\":\"%s\",\"event\":\"%s\""
                                            : "%s %-5s %s",
                    when, level_names[info->level], info->name);
     for (size_t i = 0; ok && i < n; i++) {
-        size_t before = b.len;
-        ok = put_field(&b, &fields[i]) && buf_room(&b) > 2;
-        if (!ok)
-            b.len = before; /* what does not fit is left out whole: the line stays valid */
+        size_t before = b->len;
+        if (!put_field(b, &fields[i]) || buf_room(b) <= 2)
+            b->len = before; /* what does not fit is left out whole: the line stays valid */
     }
-    if (!buf_append_str(&b, line_format == LOG_JSON ? STR("}\n") : STR("\n")))
-        b.len = 0;
-    struct str line = buf_str(&b);
+    if (!buf_append_str(b, line_format == LOG_JSON ? STR("}\n") : STR("\n")))
+        b->len = 0;
+}
+
+/* Whether a line can be written now.  A reader that is slow is waited for, one that is gone or
+ * hangs only once: the loop has mail to see to.  A broken stderr counts as writable, for write()
+ * tells what it is. */
+static bool has_room(void)
+{
+    static bool is_stuck;
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    uint64_t until_us = clock_mono_us() + (is_stuck ? 0 : STUCK_AFTER_MS * 1000u);
+    for (;;) {
+        uint64_t now_us = clock_mono_us();
+        int n = poll(&p, 1, now_us < until_us ? (int)((until_us - now_us + 999) / 1000) : 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        is_stuck = n == 0;
+        return !is_stuck;
+    }
+}
+
+/* false: the line is lost. */
+static bool write_line(struct str line)
+{
+    if (!has_room())
+        return false;
     while (line.len > 0) {
         ssize_t w = write(STDERR_FILENO, line.p, line.len);
         if (w < 0 && errno == EINTR)
             continue;
         if (w <= 0)
-            break; /* nowhere to say it */
+            return false;
         line = str_sub(line, (size_t)w, line.len);
     }
+    return true;
+}
+
+static bool put_line(enum log_event event, const struct log_field *fields, size_t n)
+{
+    struct buf b;
+    buf_init(&b, LINE_MAX_BYTES);
+    format_line(&b, &events[event], fields, n);
+    bool is_written = write_line(buf_str(&b));
     buf_release(&b);
+    return is_written;
+}
+
+void log_write(enum log_event event, const struct log_field *fields, size_t n)
+{
+    static uint64_t n_dropped;
+    if (events[event].level < least_level)
+        return;
+    if (n_dropped > 0 && put_line(EV_LOG_DROPPED, &F_INT("lines", n_dropped), 1))
+        n_dropped = 0;
+    if (n_dropped == 0 && put_line(event, fields, n))
+        return;
+    n_dropped++;
+    metric_add(M_LOG_LINES_DROPPED, METRIC_NONE, 1);
 }
 
 /* FNV-1a over the event and the key; without a round of its own the event would mix with the first

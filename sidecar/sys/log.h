@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* log: one line per event on stderr: time, level, event name from log_events.def, typed fields.
  * Strings are escaped and cut here, so peer text may be passed as it is.  Never pass a mail body, a
- * key or a token.  Layer: sys.  Thread: loop (other threads post to an inbox instead). */
+ * key or a token.  Who does not read stderr cannot hold the loop up: after one short wait lines are
+ * dropped, counted, and told of (log.dropped) as soon as there is a reader again.  Layer: sys.  Thread: loop (other threads post to an inbox instead). */
 #ifndef SVIDMAIL_SYS_LOG_H
 #define SVIDMAIL_SYS_LOG_H
 #include "base/err.h"

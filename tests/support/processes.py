@@ -6,6 +6,7 @@ nothing behind.  The pid is the program's own, setpriv having exec'd it.
 """
 
 import concurrent.futures
+import fcntl
 import os
 import shutil
 import signal
@@ -149,6 +150,8 @@ class Process:
         self._popen = _spawner.submit(
             subprocess.Popen, [*setpriv, "--", *argv], env=environment, cwd=cwd or log_dir, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE).result()
+        # A reader that a loaded machine keeps waiting is not to be taken for one that hangs.
+        fcntl.fcntl(self._popen.stderr.fileno(), fcntl.F_SETPIPE_SZ, 1 << 20)
         if uid is not None and os.getuid() == 0:
             # A program that opens /dev/stdout anew needs to own what is behind it.
             os.fchown(self._popen.stdout.fileno(), uid, uid)

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sys/log.h"
+#include "sys/clock.h"
+#include "sys/metrics.h"
 
 #include "test.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -141,14 +144,23 @@ TEST(log, long_fields_are_cut_and_what_does_not_fit_is_left_out_whole)
     assert_non_null(strstr(line, "xxx...\",\"end\":1}\n"));
     assert_true(strlen(line) < 1200);
     memset(big, 1, sizeof big); /* six bytes each */
-    for (int n = 1000; n < 1024; n++) {
+    for (int n = 165; n < 175; n++) {
         capture();
         s.len = (size_t)n;
-        LOG(EV_APP_CONFIG, F_S("a", s), F_S("b", s), F_INT("end", 1));
+        LOG(EV_APP_CONFIG, F_S("a", s), F_INT("end", 1));
         line = captured();
         assert_json_line(line);
-        assert_true(strlen(line) <= 8192);
-        assert_non_null(strstr(line, "\"a\":"));
+        assert_int_equal(strstr(line, "...") != NULL, n > 170);
+    }
+    for (int n = 0; n < 1024; n++) {
+        capture();
+        s.len = (size_t)n;
+        LOG(EV_APP_CONFIG, F_S("a", s), F_S("b", s), F_S("c", s), F_S("d", s), F_S("e", s),
+            F_INT("end", 1));
+        line = captured();
+        assert_json_line(line);
+        assert_true(strlen(line) <= PIPE_BUF);
+        assert_non_null(strstr(line, ",\"end\":1}\n"));
     }
 }
 
@@ -252,4 +264,52 @@ TEST(log, a_signal_does_not_cut_a_line)
     close(pipe_read);
     close(saved);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+/* A pipe of one page whose page is taken. */
+static void fill_pipe(void)
+{
+    char block[4096];
+    memset(block, '\n', sizeof block);
+    assert_int_equal(fcntl(STDERR_FILENO, F_SETPIPE_SZ, sizeof block), sizeof block);
+    assert_int_equal(write(STDERR_FILENO, block, sizeof block), sizeof block);
+}
+
+TEST(log, nobody_who_reads_delays_once_and_loses_lines_that_are_counted_and_told)
+{
+    enum { LINES = 1000 };
+    char block[4096];
+    log_init(LOG_DEBUG, LOG_JSON);
+    double before = metric_get(M_LOG_LINES_DROPPED, METRIC_NONE);
+    capture();
+    fill_pipe();
+    uint64_t began_us = clock_mono_us();
+    for (int i = 0; i < LINES; i++)
+        LOG(EV_APP_STARTED, F_INT("lost", i));
+    uint64_t took_us = clock_mono_us() - began_us;
+    assert_int_equal(read(pipe_read, block, sizeof block), sizeof block);
+    fcntl(STDERR_FILENO, F_SETPIPE_SZ, 65536);
+    LOG(EV_APP_STARTED, F_INT("first", 1));
+    LOG(EV_APP_STARTED, F_INT("second", 2));
+    const char *text = captured();
+    assert_in_range(took_us, 400000, 2000000);
+    assert_null(strstr(text, "\"lost\""));
+    const char *told = strstr(text, "\"event\":\"log.dropped\",\"lines\":1000}\n");
+    assert_non_null(told);
+    const char *first = strstr(told, "\"first\":1}\n");
+    assert_non_null(first);
+    assert_non_null(strstr(first, "\"second\":2}\n"));
+    assert_true(metric_get(M_LOG_LINES_DROPPED, METRIC_NONE) - before == LINES);
+}
+
+TEST(log, a_closed_stderr_loses_lines_without_delay)
+{
+    log_init(LOG_DEBUG, LOG_JSON);
+    double before = metric_get(M_LOG_LINES_DROPPED, METRIC_NONE);
+    saved = dup(STDERR_FILENO);
+    close(STDERR_FILENO);
+    LOG(EV_APP_STARTED, F_INT("lost", 1));
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    assert_true(metric_get(M_LOG_LINES_DROPPED, METRIC_NONE) - before == 1);
 }
