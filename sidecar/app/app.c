@@ -31,10 +31,11 @@
 #define DESCRIPTORS_APART 100
 
 /* After SIGTERM; kubelet kills a late sidecar after 2 s. */
-#define DRAIN_MS    1200 /* what is in flight then is cut and told so */
-#define CLOSE_BY_MS 1500 /* who has not read his last words by then does without */
-#define EXIT_BY_MS  1750 /* what cannot be ended is left behind: a name look-up, for one */
-#define AT_ONCE_MS  200  /* the same after a second SIGTERM */
+#define DRAIN_MS      1200 /* what is in flight then is cut and told so */
+#define CLOSE_BY_MS   1500 /* who has not read his last words by then does without */
+#define EXIT_BY_MS    1750 /* what cannot be ended is left behind: a name look-up, for one */
+#define AT_ONCE_MS    200  /* the same after a second SIGTERM */
+#define LAST_LINES_MS 50   /* for a log that is not read; each line */
 enum tunnel_kind { TUNNEL_MAIL, TUNNEL_STS, TUNNEL_COUNT };
 
 /* Where the end stands.  Each step starts the next one from its own completion. */
@@ -173,6 +174,7 @@ static void on_exit_limit(uv_timer_t *timer)
     struct app *a = timer->data;
     LOG(EV_APP_STOPPED, F_INT("uptime_ms", clock_wall_ms(a->clock) - a->started_at_ms),
         F_STR("left_behind", what_is_left(a)));
+    log_flush(LAST_LINES_MS);
     process_remove_run_dir(&a->run_dir);
     _exit(0);
 }
@@ -403,6 +405,7 @@ bool app_run(const struct config *cfg, struct err *e)
     a->started_at_ms = clock_wall_ms(a->clock);
     pod_init(&a->pod, a->clock);
     CHECK(uv_loop_init(&a->loop) == 0);
+    log_attach(&a->loop);
     if (!start(a, e)) {
         /* The process ends: what had been started is left to it, but not out of the leak checker's
          * sight (volatile, or the store is optimized away). */
@@ -416,8 +419,10 @@ bool app_run(const struct config *cfg, struct err *e)
         F_STR("hostname", a->hostname), F_STR("spool", spool_dir_path(a->spool)));
     uv_run(&a->loop, UV_RUN_DEFAULT);
     uv_close((uv_handle_t *)&a->exit_limit, on_handle_closed);
+    log_detach();
     uv_run(&a->loop, UV_RUN_DEFAULT);
     LOG(EV_APP_STOPPED, F_INT("uptime_ms", clock_wall_ms(a->clock) - a->started_at_ms));
+    log_flush(LAST_LINES_MS);
     CHECK(uv_loop_close(&a->loop) == 0); /* every handle was closed by its owner */
     process_remove_run_dir(&a->run_dir);
     free(a);

@@ -10,14 +10,15 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include <uv.h>
 
 /* A pipe that poll() calls writable takes such a line whole and at once. */
 #define LINE_MAX_BYTES    PIPE_BUF
 #define FIELD_MAX_BYTES   1024 /* as escaped */
 #define ESCAPED_MAX_BYTES 6    /* \u00XX */
 #define REPEAT_SLOTS      64
-/* No reader that works needs so long for a full pipe; the loop can bear it once. */
-#define STUCK_AFTER_MS 500
+#define BACKLOG_BYTES     (256u << 10) /* with a pipe's own 64 kB: some 5 s of 100 mails a second */
+#define RETRY_MS          250u
 
 struct event_info {
     const char *name;
@@ -31,6 +32,15 @@ static const struct event_info events[EV_COUNT] = {
 };
 
 static const char *const level_names[LOG_LEVEL_COUNT] = {"debug", "info", "warn", "error"};
+/* Whole lines that stderr had no room for, oldest first. */
+static struct {
+    char bytes[BACKLOG_BYTES];
+    size_t len;
+    uint64_t n_dropped; /* came after them, and found no room here either */
+} backlog;
+static uv_timer_t retry;
+static bool has_retry;
+
 static enum log_level least_level = LOG_INFO;
 static enum log_format line_format = LOG_JSON;
 
@@ -121,61 +131,107 @@ static void format_line(struct buf *b, const struct event_info *info,
         b->len = 0;
 }
 
-/* Whether a line can be written now.  A reader that is slow is waited for, one that is gone or
- * hangs only once: the loop has mail to see to.  A broken stderr counts as writable, for write()
- * tells what it is. */
-static bool has_room(void)
+static void count_lost(void)
 {
-    static bool is_stuck;
+    metric_add(M_LOG_LINES_DROPPED, METRIC_NONE, 1);
+}
+
+/* A broken stderr has room: write() tells what it is. */
+static bool has_room(unsigned patience_ms)
+{
     struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
-    uint64_t until_us = clock_mono_us() + (is_stuck ? 0 : STUCK_AFTER_MS * 1000u);
+    uint64_t until_us = clock_mono_us() + patience_ms * 1000u;
     for (;;) {
         uint64_t now_us = clock_mono_us();
         int n = poll(&p, 1, now_us < until_us ? (int)((until_us - now_us + 999) / 1000) : 0);
-        if (n < 0 && errno == EINTR)
-            continue;
-        is_stuck = n == 0;
-        return !is_stuck;
+        if (n >= 0 || errno != EINTR)
+            return n != 0;
     }
 }
 
-/* false: the line is lost. */
-static bool write_line(struct str line)
+static void write_line(struct str line)
 {
-    if (!has_room())
-        return false;
     while (line.len > 0) {
         ssize_t w = write(STDERR_FILENO, line.p, line.len);
         if (w < 0 && errno == EINTR)
             continue;
-        if (w <= 0)
-            return false;
+        if (w <= 0) {
+            count_lost();
+            return;
+        }
         line = str_sub(line, (size_t)w, line.len);
     }
-    return true;
 }
 
+static void on_retry(uv_timer_t *timer)
+{
+    (void)timer;
+    log_flush(0);
+}
+
+/* false: no room for it anywhere. */
 static bool put_line(enum log_event event, const struct log_field *fields, size_t n)
 {
     struct buf b;
     buf_init(&b, LINE_MAX_BYTES);
     format_line(&b, &events[event], fields, n);
-    bool is_written = write_line(buf_str(&b));
+    struct str line = buf_str(&b);
+    bool waits = backlog.len > 0 || !has_room(0), fits = line.len <= BACKLOG_BYTES - backlog.len;
+    if (!waits)
+        write_line(line);
+    else if (fits) {
+        memcpy(backlog.bytes + backlog.len, line.p, line.len);
+        backlog.len += line.len;
+        if (has_retry && !uv_is_active((uv_handle_t *)&retry))
+            uv_timer_start(&retry, on_retry, RETRY_MS, RETRY_MS);
+    }
     buf_release(&b);
-    return is_written;
+    return !waits || fits;
 }
 
 void log_write(enum log_event event, const struct log_field *fields, size_t n)
 {
-    static uint64_t n_dropped;
     if (events[event].level < least_level)
         return;
-    if (n_dropped > 0 && put_line(EV_LOG_DROPPED, &F_INT("lines", n_dropped), 1))
-        n_dropped = 0;
-    if (n_dropped == 0 && put_line(event, fields, n))
+    log_flush(0);
+    if (backlog.n_dropped == 0 && put_line(event, fields, n))
         return;
-    n_dropped++;
-    metric_add(M_LOG_LINES_DROPPED, METRIC_NONE, 1);
+    backlog.n_dropped++;
+    count_lost();
+}
+
+void log_flush(unsigned patience_ms)
+{
+    size_t done = 0;
+    while (done < backlog.len && has_room(patience_ms)) {
+        struct str rest = {backlog.bytes + done, backlog.len - done};
+        struct str line = str_sub(rest, 0, str_index(rest, '\n') + 1);
+        write_line(line);
+        done += line.len;
+    }
+    if (done > 0) {
+        backlog.len -= done;
+        memmove(backlog.bytes, backlog.bytes + done, backlog.len);
+    }
+    if (backlog.n_dropped > 0 && backlog.len <= BACKLOG_BYTES / 2 &&
+        put_line(EV_LOG_DROPPED, &F_INT("lines", backlog.n_dropped), 1))
+        backlog.n_dropped = 0;
+    if (backlog.len == 0 && has_retry)
+        uv_timer_stop(&retry);
+}
+
+void log_attach(uv_loop_t *loop)
+{
+    CHECK(!has_retry && uv_timer_init(loop, &retry) == 0);
+    uv_unref((uv_handle_t *)&retry);
+    has_retry = true;
+}
+
+void log_detach(void)
+{
+    CHECK(has_retry);
+    uv_close((uv_handle_t *)&retry, NULL);
+    has_retry = false;
 }
 
 /* FNV-1a over the event and the key; without a round of its own the event would mix with the first

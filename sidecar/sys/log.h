@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /* log: one line per event on stderr: time, level, event name from log_events.def, typed fields.
  * Strings are escaped and cut here, so peer text may be passed as it is.  Never pass a mail body, a
- * key or a token.  Who does not read stderr cannot hold the loop up: after one short wait lines are
- * dropped, counted, and told of (log.dropped) as soon as there is a reader again.  Layer: sys.  Thread: loop (other threads post to an inbox instead). */
+ * key or a token.
+ *
+ * Nobody who fails to read stderr holds the caller up: lines wait in a backlog of 256 kB; what
+ * finds no room there is dropped, counted (log_lines_dropped_total) and told of in its place
+ * (log.dropped).  Layer: sys.  Thread: loop (other threads post to an inbox instead). */
 #ifndef SVIDMAIL_SYS_LOG_H
 #define SVIDMAIL_SYS_LOG_H
 #include "base/err.h"
@@ -11,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <uv.h>
 
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_LEVEL_COUNT };
 enum log_format { LOG_JSON, LOG_TEXT };
@@ -36,6 +40,13 @@ struct log_field {
 #define F_BOOL(k, b) ((struct log_field){(k), LF_BOOL, {"", 0}, (b) ? 1 : 0})
 
 void log_init(enum log_level least, enum log_format format);
+/* From here to log_detach() lines that wait are tried again by themselves; without, only by the
+ * next line or log_flush().  Keeps no loop alive.  After log_detach() the loop has a handle to
+ * close. */
+void log_attach(uv_loop_t *loop);
+void log_detach(void);
+/* Write what waits while there is room for it, or comes to be within patience_ms for each line. */
+void log_flush(unsigned patience_ms);
 void log_set_level(enum log_level least);
 bool log_level_parse(struct str name, enum log_level *out);
 
