@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "app/ingest.h"
+#include "app/redact.h"
 #include "base/mem.h"
 #include "sys/log.h"
 #include "sys/metrics.h"
 
-#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,22 +98,6 @@ static struct spool_file *on_data(void *arg, const struct mail *m, struct smtp_r
     return file;
 }
 
-/* Local parts are personal data: by default the log has a short digest that support can compare. */
-static void name_recipient(const struct ingest *in, const struct mail_path *to, char *out,
-                           size_t cap)
-{
-    if (in->cfg.log_recipients == CONFIG_RECIPIENTS_FULL) {
-        str_copy(out, cap, mail_path_str(to));
-        return;
-    }
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned n = 0;
-    CHECK(EVP_Digest(to->text, to->len, digest, &n, EVP_sha256(), NULL) == 1);
-    struct str domain = mail_path_domain(to);
-    snprintf(out, cap, "%02x%02x%02x%02x%02x%02x@%.*s", digest[0], digest[1], digest[2], digest[3],
-             digest[4], digest[5], (int)domain.len, domain.p);
-}
-
 static void name_recipients(const struct ingest *in, const struct mail *m, char *out, size_t cap)
 {
     out[0] = '\0';
@@ -122,7 +106,7 @@ static void name_recipients(const struct ingest *in, const struct mail *m, char 
     size_t at = 0;
     for (size_t i = 0; i < m->n_recipients && i < LOGGED_RECIPIENTS; i++) {
         char one[MAIL_PATH_MAX + 80];
-        name_recipient(in, &m->recipients[i], one, sizeof one);
+        redact_address(in->cfg.log_recipients, &m->recipients[i], one, sizeof one);
         int n = snprintf(out + at, cap - at, "%s%s", i == 0 ? "" : " ", one);
         if (n < 0 || (size_t)n >= cap - at)
             break;
@@ -133,17 +117,17 @@ static void name_recipients(const struct ingest *in, const struct mail *m, char 
 static void log_mail(const struct ingest *in, const struct mail *m, const struct route_result *r,
                      bool has_app_left)
 {
-    char to[600];
+    char to[600], reply[SMTP_REPLY_TEXT_MAX + 1];
     name_recipients(in, m, to, sizeof to);
+    redact_text(in->cfg.log_recipients, m, str_from(r->reply.text), reply, sizeof reply);
     uint64_t now = clock_mono_us();
     LOG(EV_MAIL_DONE, F_STR("mail", m->id), F_STR("session", m->session),
         F_STR("outcome", route_outcome_name(r->outcome)), F_INT("code", r->reply.code),
-        F_STR("class", r->error), F_STR("reply", r->reply.text),
-        F_STR("message_id", m->facts->message_id), F_STR("ses_message_id", r->message_id),
-        F_STR("aws_request_id", r->request_id), F_STR("gateway", r->peer_id),
-        F_S("from_domain", mail_path_domain(&m->from)), F_STR("to", to),
-        F_INT("recipients", m->n_recipients), F_INT("bytes", spool_file_len(m->file)),
-        F_INT("receive_us", m->dot_at_us - m->begun_at_us),
+        F_STR("class", r->error), F_STR("reply", reply), F_STR("message_id", m->facts->message_id),
+        F_STR("ses_message_id", r->message_id), F_STR("aws_request_id", r->request_id),
+        F_STR("gateway", r->peer_id), F_S("from_domain", mail_path_domain(&m->from)),
+        F_STR("to", to), F_INT("recipients", m->n_recipients),
+        F_INT("bytes", spool_file_len(m->file)), F_INT("receive_us", m->dot_at_us - m->begun_at_us),
         F_INT("credentials_us", r->credentials_us), F_INT("connect_us", r->connect_us),
         F_INT("sent_us", r->sent_us), F_INT("attempt_us", r->total_us),
         F_INT("total_us", now - m->begun_at_us), F_BOOL("new_connection", r->is_new_connection),
@@ -160,7 +144,7 @@ static void remember(struct ingest *in, const struct mail *m, const struct route
     struct result *slot = results_add(in->results);
     str_copy(slot->mail, sizeof slot->mail, str_from(m->id));
     str_copy(slot->outcome, sizeof slot->outcome, str_from(route_outcome_name(r->outcome)));
-    str_copy(slot->text, sizeof slot->text, str_from(r->reply.text));
+    redact_text(in->cfg.log_recipients, m, str_from(r->reply.text), slot->text, sizeof slot->text);
     str_copy(slot->ses_message_id, sizeof slot->ses_message_id, str_from(r->message_id));
     slot->code = r->reply.code;
     slot->at_ms = clock_wall_ms(in->clock);
@@ -192,10 +176,11 @@ static void on_message(void *arg, struct mail *m, struct smtp_ticket *t)
 static void on_refused(void *arg, const struct mail *m, const struct smtp_reply *r)
 {
     struct ingest *in = arg;
-    char to[600];
+    char to[600], reply[SMTP_REPLY_TEXT_MAX + 1];
     name_recipients(in, m, to, sizeof to);
+    redact_text(in->cfg.log_recipients, m, str_from(r->text), reply, sizeof reply);
     LOG(EV_SMTP_TX_REFUSED, F_STR("mail", m->id), F_STR("session", m->session),
-        F_INT("code", r->code), F_STR("enhanced", r->enhanced), F_STR("reply", r->text),
+        F_INT("code", r->code), F_STR("enhanced", r->enhanced), F_STR("reply", reply),
         F_S("from_domain", mail_path_domain(&m->from)), F_STR("to", to));
 }
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """SES's and STS's refusals reach the app as the right reply with AWS's own words, and nothing hostile breaks it."""
 
+import json
 import re
 
 import pytest
-from support.mails import send
+from support.mails import RECIPIENT, SENDER, send
 
 # AWS's error (aws_faults.py): code, enhanced status, words that must be in the reply.
 VERDICTS = [
@@ -44,6 +45,18 @@ def test_refusal_is_answered_with_its_own_words(sidecar, aws, fault, code, enhan
     assert aws.mails == []
     assert sidecar.wait_for_event("mail.done")["code"] == code
     assert send(sidecar)[0] == 250  # the next one is none the worse
+
+
+def test_addresses_in_refusals_stay_out_of_log_and_status(new_sidecar, spire, gateway, aws):
+    sidecar = new_sidecar(spire, gateway, aws, {"policy": {"senders": [SENDER]}})
+    aws.inject("sender-not-verified")
+    assert SENDER in send(sidecar)[1], "the app itself is told"
+    assert "@shop.example; verify this sender" in sidecar.wait_for_event("mail.done")["reply"]
+    assert "boss@shop.example" in send(sidecar, sender="boss@shop.example")[1]
+    sidecar.wait_for_event("smtp.tx.refused")
+    kept = json.dumps(sidecar.events()) + sidecar.admin("/status") + sidecar.cli("status").stdout
+    for address in (SENDER, "boss@shop.example", RECIPIENT):
+        assert address not in kept
 
 
 def test_text_with_control_characters_is_made_harmless(sidecar, aws):
