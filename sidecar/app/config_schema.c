@@ -130,7 +130,8 @@ static const struct config_key keys[] = {
      .help = "recipients per second of this pod; 0: learned"},
 
     {"policy.senders", CT_LIST, AT(policy.senders), "", 0, 1000, .check = policy_pattern_check,
-     .help = "senders let through: user@domain, @domain or *; empty: any. A help, no boundary"},
+     .help = "senders let through in MAIL FROM: user@domain, @domain or *; empty: any. A help, no boundary: SES sends as "
+             "the header From says"},
     {"policy.recipients.allow", CT_LIST, AT(policy.recipients_allow), "", 0, 1000, .check = policy_pattern_check,
      .help = "recipients let through, as policy.senders; empty: any"},
     {"policy.recipients.deny", CT_LIST, AT(policy.recipients_deny), "", 0, 1000, .check = policy_pattern_check,
