@@ -4,11 +4,11 @@
 #include "app/doctor_exam.h"
 #include "app/screen.h"
 #include "base/mem.h"
+#include "core/http_date.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define SKEW_WRONG_S 240 /* AWS refuses signatures of five minutes */
 #define SKEW_DRIFT_S 30
@@ -19,10 +19,10 @@
 /* Seconds that we are ahead of the date; false: no date. */
 static bool skew_of(const char *date, int64_t now_s, int64_t *out)
 {
-    struct tm tm = {0};
-    if (strptime(date, "%a, %d %b %Y %H:%M:%S GMT", &tm) == NULL)
+    int64_t at_ms;
+    if (!http_date_parse(date, &at_ms))
         return false;
-    *out = now_s - (int64_t)timegm(&tm);
+    *out = now_s - at_ms / 1000;
     return true;
 }
 

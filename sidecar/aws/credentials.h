@@ -13,6 +13,7 @@ struct aws_credentials { /* immutable, reference-counted, wiped on the last unre
     unsigned refs;
     char *access_key_id, *secret_access_key, *session_token;
     int64_t issued_at_ms, expires_at_ms; /* wall */
+    int64_t clock_offset_ms; /* AWS's clock less ours when they were issued; 0: it did not tell */
 };
 struct aws_credentials *aws_credentials_ref(struct aws_credentials *c);
 void aws_credentials_unref(struct aws_credentials **c);

@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #define PATH   "/v2/email/outbound-emails"
@@ -38,7 +37,7 @@ struct ses {
     const struct clock *clock;
     uv_loop_t *loop;
     EVP_MD *sha256;
-    int64_t clock_offset_ms; /* AWS's clock less ours, once it has told us */
+    int64_t clock_offset_ms; /* AWS's clock less ours, once ours was called wrong */
     struct sigv4_key key;    /* derived from key_of */
     struct aws_credentials *key_of;
 };
@@ -302,24 +301,14 @@ static bool on_body_read(void *arg, char *out, size_t cap, size_t *n)
 
 static void ask_for_credentials(struct ses_call *c);
 
-/* Two hops and their clocks lie between, so the answer's Date is good enough to sign by. */
-static bool learn_clock(struct ses *s, const char *date)
-{
-    struct tm tm = {0};
-    if (strptime(date, "%a, %d %b %Y %H:%M:%S GMT", &tm) == NULL)
-        return false;
-    s->clock_offset_ms = (int64_t)timegm(&tm) * 1000 - clock_wall_ms(s->clock);
-    return true;
-}
-
-/* true: by the verdict's cure, for the first time. */
-static bool try_again(struct ses_call *c, enum ses_again again, const struct http_response *r)
+/* true: by the verdict's cure, for the first time.  Where our clock is called wrong, new
+ * credentials tell the right one: the Date of this answer may be the gateway's, who could have a
+ * mail signed for a time when it means to send it again. */
+static bool try_again(struct ses_call *c, enum ses_again again)
 {
     if (again == SES_AGAIN_NO || (c->tried & (1u << again)) != 0)
         return false;
-    if (again == SES_AGAIN_CLOCK && !learn_clock(c->ses, r->date))
-        return false;
-    if (again == SES_AGAIN_CREDENTIALS)
+    if (again == SES_AGAIN_CREDENTIALS || again == SES_AGAIN_CLOCK)
         credentials_reject(c->ses->credentials, c->credentials);
     c->tried |= 1u << again;
     ask_for_credentials(c);
@@ -336,7 +325,7 @@ static void on_response(void *arg, const struct http_response *r)
         return;
     }
     ses_judge(&c->ses->cfg, &c->mail, r, &v);
-    if (!try_again(c, v.again, r))
+    if (!try_again(c, v.again))
         finish(c, &v);
 }
 
@@ -422,6 +411,8 @@ static void on_credentials(void *arg, struct aws_credentials *credentials, const
     }
     aws_credentials_unref(&c->credentials);
     c->credentials = aws_credentials_ref(credentials);
+    if ((c->tried & (1u << SES_AGAIN_CLOCK)) != 0)
+        c->ses->clock_offset_ms = credentials->clock_offset_ms;
     send_request(c);
 }
 

@@ -8,6 +8,7 @@
 #include "aws/wiping.h"
 #include "base/mem.h"
 #include "base/secret.h"
+#include "core/http_date.h"
 
 #include <expat.h>
 #include <openssl/evp.h>
@@ -179,7 +180,15 @@ static bool is_token(const struct buf *b)
     return s.len > 0;
 }
 
-static struct aws_credentials *take_credentials(struct answer *a, int64_t now_ms, struct err *e)
+/* The answer's Date is AWS's own: this call is always end to end. */
+static int64_t clock_offset(const char *date, int64_t now_ms)
+{
+    int64_t at_ms;
+    return http_date_parse(date, &at_ms) ? at_ms - now_ms : 0;
+}
+
+static struct aws_credentials *take_credentials(struct answer *a, const char *date, int64_t now_ms,
+                                                struct err *e)
 {
     int64_t expires_at_ms = 0;
     if (!is_token(&a->text[F_KEY_ID]) || !is_token(&a->text[F_SECRET]) ||
@@ -194,7 +203,8 @@ static struct aws_credentials *take_credentials(struct answer *a, int64_t now_ms
                                   .secret_access_key = secret_dup(buf_str(&a->text[F_SECRET])),
                                   .session_token = secret_dup(buf_str(&a->text[F_TOKEN])),
                                   .issued_at_ms = now_ms,
-                                  .expires_at_ms = expires_at_ms};
+                                  .expires_at_ms = expires_at_ms,
+                                  .clock_offset_ms = clock_offset(date, now_ms)};
     return c;
 }
 
@@ -251,7 +261,7 @@ static struct aws_credentials *judge(const struct sts *s, const struct http_resp
     struct aws_credentials *c = NULL;
     bool is_xml = answer_read(&a, r->body);
     if (is_xml && r->status == 200)
-        c = take_credentials(&a, clock_wall_ms(s->clock), e);
+        c = take_credentials(&a, r->date, clock_wall_ms(s->clock), e);
     else if (r->status == 200)
         err_set(e, ERR_UNAVAIL, 0, "STS answered 200 with something that is not its XML");
     else

@@ -67,9 +67,12 @@ static void respond(const struct http_response *r)
     http.cb(http.arg, r);
 }
 
+static const char *date_of_answer = "";
+
 static void answer(int status, const char *body)
 {
     struct http_response r = {.outcome = HTTP_ANSWERED, .status = status, .body = str_from(body)};
+    snprintf(r.date, sizeof r.date, "%s", date_of_answer);
     respond(&r);
 }
 
@@ -269,6 +272,27 @@ TEST(sts, escapes_and_fractions_of_the_answer_are_read)
     assert_int_equal(w.set->expires_at_ms, NOW_MS + 3600000);
     aws_credentials_unref(&w.set);
     stop();
+}
+
+TEST(sts, the_answers_date_tells_how_far_our_clock_is_off)
+{
+    static const struct {
+        const char *date;
+        int64_t offset_ms;
+    } cases[] = {{"Mon, 01 Jun 2026 00:10:00 GMT", 600000},
+                 {"Sun, 31 May 2026 23:59:30 GMT", -30000},
+                 {"", 0},
+                 {"Fri, 31 Dec 9999 23:59:59 GMT", 0}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        start();
+        fetch(false);
+        give_token("jwt");
+        date_of_answer = cases[i].date;
+        grant("A", "b", "c", "2026-06-01T01:00:00Z");
+        assert_int_equal(w.set->clock_offset_ms, cases[i].offset_ms);
+        aws_credentials_unref(&w.set);
+        stop();
+    }
 }
 
 TEST(sts, of_elements_that_come_twice_the_first_counts)
