@@ -22,6 +22,7 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #define ATTEMPT_LIMIT_MS 30000 /* the app waits that long at most: there is no spool yet */
@@ -57,6 +58,7 @@ struct app {
     struct tunnel *tunnels[TUNNEL_COUNT];
     struct http *http;
     struct credentials *credentials;
+    char *credentials_of; /* the SPIFFE ID that asks AWS for them */
     struct ses *ses;
     struct spool_dir *spool;
     struct relay *relay;
@@ -79,13 +81,31 @@ struct app {
 
 /* ---- what the identities' coming and going means for the rest ---- */
 
+static void set_credentials_owner(struct app *a, const char *spiffe_id)
+{
+    if (a->credentials_of != NULL && strcmp(a->credentials_of, spiffe_id) == 0)
+        return;
+    if (a->credentials_of != NULL)
+        credentials_drop(a->credentials);
+    free(a->credentials_of);
+    a->credentials_of = xstrdup(spiffe_id);
+}
+
+/* Credentials live as long as the identity that AWS has seen, and no longer; one that has merely
+ * expired may be the agent's outage. */
 static void on_identity_change(void *arg)
 {
     struct app *a = arg;
-    if (svid_store_current(a->svids) == NULL)
-        credentials_drop(a->credentials);
-    else
+    struct svid_set *set = NULL;
+    const struct svid *svid;
+    struct err e;
+    if (svid_store_select(a->svids, SVID_AWS, &set, &svid, &e)) {
+        set_credentials_owner(a, svid->id.text);
+        svid_set_unref(&set);
         credentials_warm_up(a->credentials);
+    } else if (e.code != ERR_EXPIRED) {
+        credentials_drop(a->credentials);
+    }
 }
 
 /* ---- stopping ---- */
@@ -425,6 +445,7 @@ bool app_run(const struct config *cfg, struct err *e)
     log_flush(LAST_LINES_MS);
     CHECK(uv_loop_close(&a->loop) == 0); /* every handle was closed by its owner */
     process_remove_run_dir(&a->run_dir);
+    free(a->credentials_of);
     free(a);
     return true;
 }
