@@ -36,7 +36,7 @@
 #define CLOSE_BY_MS   1500 /* who has not read his last words by then does without */
 #define EXIT_BY_MS    1750 /* what cannot be ended is left behind: a name look-up, for one */
 #define AT_ONCE_MS    200  /* the same after a second SIGTERM */
-#define LAST_LINES_MS 50   /* for a log that is not read; each line */
+#define LAST_LINES_MS 100  /* for a log that is not read */
 enum tunnel_kind { TUNNEL_MAIL, TUNNEL_STS, TUNNEL_COUNT };
 
 /* Where the end stands.  Each step starts the next one from its own completion. */

@@ -136,13 +136,12 @@ static void count_lost(void)
     metric_add(M_LOG_LINES_DROPPED, METRIC_NONE, 1);
 }
 
-/* A broken stderr has room: write() tells what it is. */
-static bool has_room(unsigned patience_ms)
+/* Now, or by then.  A broken stderr has room: write() tells what it is. */
+static bool has_room(uint64_t until_us)
 {
     struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
-    uint64_t until_us = clock_mono_us() + patience_ms * 1000u;
     for (;;) {
-        uint64_t now_us = clock_mono_us();
+        uint64_t now_us = until_us > 0 ? clock_mono_us() : 0;
         int n = poll(&p, 1, now_us < until_us ? (int)((until_us - now_us + 999) / 1000) : 0);
         if (n >= 0 || errno != EINTR)
             return n != 0;
@@ -203,7 +202,8 @@ void log_write(enum log_event event, const struct log_field *fields, size_t n)
 void log_flush(unsigned patience_ms)
 {
     size_t done = 0;
-    while (done < backlog.len && has_room(patience_ms)) {
+    uint64_t until_us = patience_ms > 0 ? clock_mono_us() + patience_ms * 1000u : 0;
+    while (done < backlog.len && has_room(until_us)) {
         struct str rest = {backlog.bytes + done, backlog.len - done};
         struct str line = str_sub(rest, 0, str_index(rest, '\n') + 1);
         write_line(line);

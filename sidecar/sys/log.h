@@ -45,7 +45,7 @@ void log_init(enum log_level least, enum log_format format);
  * close. */
 void log_attach(uv_loop_t *loop);
 void log_detach(void);
-/* Write what waits while there is room for it, or comes to be within patience_ms for each line. */
+/* Write what waits while there is room for it, or comes to be within patience_ms in all. */
 void log_flush(unsigned patience_ms);
 void log_set_level(enum log_level least);
 bool log_level_parse(struct str name, enum log_level *out);

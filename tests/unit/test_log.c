@@ -357,6 +357,34 @@ TEST(log, what_finds_no_room_is_counted_and_told_of_in_its_place)
     assert_non_null(strstr(after, "\"line\":5000}\n"));
 }
 
+TEST(log, the_patience_is_for_all_last_words_together)
+{
+    log_init(LOG_DEBUG, LOG_JSON);
+    capture();
+    fill_pipe();
+    pid_t child = fork();
+    if (child == 0) { /* a reader that trickles */
+        close(STDERR_FILENO);
+        char page[4096];
+        while (read(pipe_read, page, sizeof page) > 0)
+            usleep(100000);
+        _exit(0);
+    }
+    for (int i = 0; i < 2000; i++)
+        LOG(EV_APP_STARTED, F_INT("line", i));
+    uint64_t began_us = clock_mono_us();
+    log_flush(100);
+    uint64_t took_us = clock_mono_us() - began_us;
+    fcntl(STDERR_FILENO, F_SETPIPE_SZ, 1 << 20);
+    log_flush(10000); /* nothing is left to the tests after this one */
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+    close(pipe_read);
+    kill(child, SIGKILL);
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    assert_in_range(took_us, 90000, 1500000);
+}
+
 TEST(log, what_waits_is_written_although_nothing_more_is_said)
 {
     char page[8192];
