@@ -207,18 +207,12 @@ static bool read_mail(const struct ses_call *c, uint64_t at, char *out, size_t l
     return true;
 }
 
-static void set_hash(struct ses_call *c, const unsigned char *digest)
-{
-    for (size_t i = 0; i < 32; i++)
-        snprintf(c->sha256 + 2 * i, 3, "%02x", digest[i]);
-}
-
 static void hash_whole(struct ses_call *c)
 {
     unsigned char digest[EVP_MAX_MD_SIZE];
     struct str all = buf_str(&c->whole);
     CHECK(EVP_Digest(all.p, all.len, digest, NULL, c->ses->sha256, NULL) == 1);
-    set_hash(c, digest);
+    sigv4_format_sha256(digest, c->sha256);
 }
 
 static bool encode_whole(struct ses_call *c, struct err *e)
@@ -426,7 +420,7 @@ static void finish_hash(struct ses_call *c)
 {
     unsigned char digest[EVP_MAX_MD_SIZE];
     CHECK(EVP_DigestFinal_ex(c->hashing, digest, NULL) == 1);
-    set_hash(c, digest);
+    sigv4_format_sha256(digest, c->sha256);
     EVP_MD_CTX_free(c->hashing);
     c->hashing = NULL;
     stop_turns(c);

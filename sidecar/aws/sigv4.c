@@ -32,7 +32,7 @@ char *sigv4_date(char *out, int64_t wall_ms)
     return out;
 }
 
-static void format_hex(const unsigned char *digest, char out[SIGV4_SHA256_HEX])
+void sigv4_format_sha256(const unsigned char digest[32], char out[SIGV4_SHA256_HEX])
 {
     for (size_t i = 0; i < 32; i++) {
         out[2 * i] = hex_lower[digest[i] >> 4];
@@ -45,7 +45,7 @@ void sigv4_sha256_hex(struct str bytes, char out[SIGV4_SHA256_HEX])
 {
     unsigned char digest[EVP_MAX_MD_SIZE];
     CHECK(EVP_Digest(bytes.p, bytes.len, digest, NULL, EVP_sha256(), NULL) == 1);
-    format_hex(digest, out);
+    sigv4_format_sha256(digest, out);
 }
 
 static bool is_unreserved(char c)
@@ -285,7 +285,7 @@ static void derive_signature(const struct sigv4_credentials *c, const struct sig
         memcpy(key->date, date, DATE_LEN);
     }
     hmac(key->bytes, sizeof key->bytes, string_to_sign, signature);
-    format_hex(signature, out);
+    sigv4_format_sha256(signature, out);
     secret_wipe(&once, sizeof once);
 }
 

@@ -43,6 +43,8 @@ struct sigv4_scope {
 /* "20261123T172604Z" into out (17 bytes). */
 char *sigv4_date(char *out, int64_t wall_ms);
 void sigv4_sha256_hex(struct str bytes, char out[SIGV4_SHA256_HEX]);
+/* The same of a digest that is there. */
+void sigv4_format_sha256(const unsigned char digest[32], char out[SIGV4_SHA256_HEX]);
 /* The value of the Authorization header.  Also gives canonical request and string to sign, if not
  * NULL (for tests and the debug log: they hold no secret but the session token). */
 NODISCARD bool sigv4_sign(const struct sigv4_request *r, const struct sigv4_credentials *c,

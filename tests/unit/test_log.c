@@ -102,6 +102,16 @@ TEST(log, a_json_line_has_time_level_event_and_fields)
         "\"generation\":-3,\"good\":true,\"bad\":false,\"cut\":\"abc\"}\n");
 }
 
+TEST(log, numbers_of_any_size_are_written)
+{
+    log_init(LOG_DEBUG, LOG_JSON);
+    capture();
+    LOG(EV_SVID_ROTATED, F_INT("a", 0), F_INT("b", 10), F_INT("c", -1), F_INT("d", INT64_MAX),
+        F_INT("e", INT64_MIN));
+    assert_non_null(strstr(captured(), ",\"a\":0,\"b\":10,\"c\":-1,\"d\":9223372036854775807,"
+                                       "\"e\":-9223372036854775808}\n"));
+}
+
 TEST(log, a_text_line_is_for_people)
 {
     log_init(LOG_DEBUG, LOG_TEXT);
