@@ -10,7 +10,8 @@
  * What goes wrong: nobody listens, the stream ends (answers[] says what each status means and when
  * to try again), the agent is silent (told after 5 s, waited for without end: attestation takes up
  * to 30 s, an SVID that is not signed yet any time), a message is unusable (discarded; asked for
- * again after a minute). */
+ * again after a minute), a live stream brings nothing and our SVID expires (opened anew: over TCP
+ * the agent's host may be long gone). */
 #include "identity/workload_api.h"
 #include "identity/workload_api_private.h"
 #include "base/list.h"
@@ -283,6 +284,27 @@ static void on_stream_end(void *arg, int status, const char *details)
                 F_STR("endpoint", w->endpoint.shown), F_INT("retry_ms", delay));
 }
 
+static void reopen(struct workload_api *w)
+{
+    watch_move(w, WATCH_REOPENING);
+    workload_rpc_cancel(w->rpc);
+}
+
+/* Its expiry is told once: an agent that has nothing better is not asked again and again. */
+static void on_store_change(void *arg)
+{
+    struct workload_api *w = arg;
+    struct svid_set *set = NULL;
+    const struct svid *svid;
+    struct err e;
+    for (unsigned role = 0; role < SVID_ROLE_COUNT && w->state == WATCH_LIVE; role++) {
+        if (svid_store_select(w->store, (enum svid_role)role, &set, &svid, &e))
+            svid_set_unref(&set);
+        else if (e.code == ERR_EXPIRED)
+            reopen(w);
+    }
+}
+
 static void stream_open(struct workload_api *w)
 {
     static const struct workload_rpc_events events = {on_stream_message, on_stream_end};
@@ -346,6 +368,7 @@ bool workload_api_new(const struct workload_api_config *cfg, struct svid_store *
     list_init(&w->calls);
     w->timer = timer_new(loop, on_timer, w);
     w->silence = timer_new(loop, on_silence, w);
+    w->watch = svid_store_watch(store, on_store_change, w);
     *out = w;
     return true;
 }
@@ -362,6 +385,7 @@ static void finish(struct workload_api *w)
     void (*cb)(void *arg) = w->stop_cb;
     void *arg = w->stop_arg;
     workload_grpc_free(&w->grpc);
+    svid_store_unwatch(&w->watch);
     timer_free(&w->timer);
     timer_free(&w->silence);
     free(w);
@@ -394,8 +418,7 @@ static void on_timer(void *arg)
         stream_open(w);
         break;
     case WATCH_LIVE:
-        watch_move(w, WATCH_REOPENING);
-        workload_rpc_cancel(w->rpc);
+        reopen(w);
         break;
     case WATCH_CLOSING:
         if (w->n_calls > 0)

@@ -116,6 +116,7 @@ struct workload_api {
     struct workload_endpoint endpoint;
     uint32_t max_retry_ms, grace_ms;
     struct svid_store *store;
+    struct svid_watch *watch;
     const struct clock *clock;
     uv_loop_t *loop;
     struct workload_grpc *grpc;

@@ -637,6 +637,24 @@ TEST(workload_api, a_live_stream_may_be_silent_for_ever)
     teardown();
 }
 
+TEST(workload_api, a_live_stream_under_which_the_svid_expires_is_opened_anew_once)
+{
+    setup();
+    agent_sends(ID);
+    fake_time_set_wall(svid_store_current(store)->svids[0].not_after_ms - 1);
+    fake_time_advance(0);
+    assert_false(rpcs[0].is_canceled);
+    fake_time_advance(2 * MINUTE_MS);
+    assert_true(rpcs[0].is_canceled);
+    end_canceled();
+    assert_attempt_within(0, 0);
+    agent_sends(ID); /* the same again: it has nothing better */
+    fake_time_advance(10 * MINUTE_MS);
+    assert_int_equal(n_rpcs, 2);
+    assert_false(rpcs[1].is_canceled);
+    teardown();
+}
+
 /* --- endpoint --- */
 
 TEST(workload_api, the_environment_names_the_endpoint_if_the_configuration_does_not)
