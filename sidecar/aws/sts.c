@@ -25,9 +25,9 @@
 #define SESSION_MAX        64
 
 /* Elements whose text is wanted; the first of each counts. */
-enum field { F_KEY_ID, F_SECRET, F_TOKEN, F_EXPIRATION, F_CODE, F_MESSAGE, F_REQUEST_ID, F_COUNT };
+enum field { F_KEY_ID, F_SECRET, F_TOKEN, F_EXPIRATION, F_CODE, F_MESSAGE, F_COUNT };
 static const char *const field_names[F_COUNT] = {
-    "AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration", "Code", "Message", "RequestId"};
+    "AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration", "Code", "Message"};
 
 struct answer {
     struct buf text[F_COUNT];

@@ -55,7 +55,7 @@ bool log_level_parse(struct str name, enum log_level *out);
 #define LOG(event, ...)                                                                            \
     log_write((event), (const struct log_field[]){__VA_ARGS__},                                    \
               ARRAY_LEN(((const struct log_field[]){__VA_ARGS__})))
-/* As LOG, plus error_class and error taken from e. */
+/* As LOG, plus the fields class and error, taken from e. */
 #define LOG_ERR(event, e, ...)                                                                     \
     LOG(event, F_STR("class", err_code_name((e)->code)), F_STR("error", (e)->msg), __VA_ARGS__)
 
