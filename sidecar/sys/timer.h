@@ -11,7 +11,8 @@ struct timer;
 typedef void (*timer_cb)(void *arg);
 
 struct timer *timer_new(uv_loop_t *loop, timer_cb cb, void *arg);
-/* (Re)start: cb runs once, delay_ms from now. */
+/* (Re)start: cb runs once, delay_ms from now.  With 0 ms it may start itself over and over: sockets
+ * and signals get their turn in between. */
 void timer_start(struct timer *t, uint64_t delay_ms);
 void timer_stop(struct timer *t);
 bool timer_is_active(const struct timer *t);

@@ -111,3 +111,95 @@ TEST(timer, its_callback_may_restart_or_free_it)
     timer_free(&r.t);
     loop_free(&loop);
 }
+
+#define TURNS 100
+
+/* A timer that always wants to go on at once, and an event that is due beside it. */
+struct eager {
+    uv_loop_t *loop;
+    struct timer *t;
+    uv_async_t event;
+    int n, n_at_event; /* -1: the event has not come */
+};
+
+static void on_eager(void *arg)
+{
+    struct eager *g = arg;
+    if (++g->n < TURNS)
+        timer_start(g->t, 0);
+}
+
+static void on_event(uv_async_t *a)
+{
+    struct eager *g = a->data;
+    g->n_at_event = g->n;
+}
+
+static void eager_init(struct eager *g)
+{
+    *g = (struct eager){.loop = loop_new(), .n_at_event = -1};
+    assert_int_equal(uv_async_init(g->loop, &g->event, on_event), 0);
+    g->event.data = g;
+    g->t = timer_new(g->loop, on_eager, g);
+}
+
+static void eager_release(struct eager *g)
+{
+    timer_free(&g->t);
+    uv_close((uv_handle_t *)&g->event, NULL);
+    loop_free(&g->loop);
+}
+
+TEST(timer, one_that_starts_itself_at_once_leaves_the_others_their_turn)
+{
+    struct eager g;
+    eager_init(&g);
+    timer_start(g.t, 0);
+    assert_int_equal(uv_async_send(&g.event), 0);
+    LOOP_UNTIL(g.loop, g.n == TURNS);
+    assert_in_range(g.n_at_event, 0, 2);
+    eager_release(&g);
+}
+
+TEST(timer, one_that_starts_itself_at_once_waits_for_nothing)
+{
+    struct eager g;
+    eager_init(&g);
+    timer_start(g.t, 0);
+    for (int i = 0; i < TURNS; i++)
+        uv_run(g.loop, UV_RUN_NOWAIT);
+    assert_int_equal(g.n, TURNS);
+    assert_false(timer_is_active(g.t));
+    eager_release(&g);
+}
+
+/* After its callback has asked for one more turn at once. */
+static void eager_begin(struct eager *g)
+{
+    eager_init(g);
+    timer_start(g->t, 0);
+    while (g->n < 2)
+        uv_run(g->loop, UV_RUN_NOWAIT);
+    assert_true(timer_is_active(g->t));
+}
+
+TEST(timer, what_it_started_itself_can_be_stopped_moved_or_freed)
+{
+    struct eager stopped, moved, freed;
+    eager_begin(&stopped);
+    timer_stop(stopped.t);
+    assert_false(timer_is_active(stopped.t));
+    eager_begin(&moved);
+    timer_start(moved.t, 10000);
+    eager_begin(&freed);
+    timer_free(&freed.t);
+    int n = stopped.n + moved.n + freed.n;
+    loop_settle(stopped.loop);
+    loop_settle(moved.loop);
+    loop_settle(freed.loop);
+    assert_int_equal(stopped.n + moved.n + freed.n, n);
+    assert_true(timer_is_active(moved.t));
+    eager_release(&stopped);
+    eager_release(&moved);
+    eager_release(&freed);
+}
