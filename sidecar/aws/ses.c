@@ -50,13 +50,6 @@ struct source {
     struct base64_encoder b64;
 };
 
-/* Runs once in each turn of the loop.  (A timer of 0 ms that starts itself anew keeps libuv 1.44
- * from its events.) */
-struct turns {
-    uv_idle_t uv;
-    struct ses_call *call;
-};
-
 struct ses_call {
     struct ses *ses;
     struct ses_mail mail;
@@ -69,7 +62,7 @@ struct ses_call {
     struct source source;
     char *encoded; /* a long mail's piece */
     EVP_MD_CTX *hashing;
-    struct turns *turns; /* while hashing */
+    struct timer *turn; /* while hashing */
     struct timer *unreadable;
     struct credentials_request *waiting;
     struct aws_credentials *credentials;
@@ -105,21 +98,9 @@ void ses_free(struct ses **s)
     *s = NULL;
 }
 
-static void on_turns_closed(uv_handle_t *uv)
-{
-    free(uv->data);
-}
-
-static void stop_turns(struct ses_call *c)
-{
-    if (c->turns != NULL)
-        uv_close((uv_handle_t *)&c->turns->uv, on_turns_closed);
-    c->turns = NULL;
-}
-
 static void call_free(struct ses_call *c)
 {
-    stop_turns(c);
+    timer_free(&c->turn);
     credentials_cancel(&c->waiting);
     http_cancel(&c->http);
     timer_free(&c->unreadable);
@@ -423,14 +404,14 @@ static void finish_hash(struct ses_call *c)
     sigv4_format_sha256(digest, c->sha256);
     EVP_MD_CTX_free(c->hashing);
     c->hashing = NULL;
-    stop_turns(c);
+    timer_free(&c->turn);
     ask_for_credentials(c);
 }
 
 /* A long mail must not hold the loop: a slice, then the others' turn. */
-static void on_turn(uv_idle_t *uv)
+static void on_turn(void *arg)
 {
-    struct ses_call *c = ((struct turns *)uv->data)->call;
+    struct ses_call *c = arg;
     struct err e;
     for (size_t done = 0; done < SLICE_BYTES; done += c->source.piece.len) {
         if (!next_piece(c, &e)) {
@@ -443,6 +424,7 @@ static void on_turn(uv_idle_t *uv)
         }
         CHECK(EVP_DigestUpdate(c->hashing, c->source.piece.p, c->source.piece.len) == 1);
     }
+    timer_start(c->turn, 0);
 }
 
 static void start_hash(struct ses_call *c)
@@ -451,11 +433,8 @@ static void start_hash(struct ses_call *c)
     rewind_source(c);
     c->hashing = EVP_MD_CTX_new();
     CHECK(c->hashing != NULL && EVP_DigestInit_ex2(c->hashing, c->ses->sha256, NULL) == 1);
-    c->turns = xcalloc(1, sizeof *c->turns);
-    c->turns->call = c;
-    c->turns->uv.data = c->turns;
-    CHECK(uv_idle_init(c->ses->loop, &c->turns->uv) == 0 &&
-          uv_idle_start(&c->turns->uv, on_turn) == 0);
+    c->turn = timer_new(c->ses->loop, on_turn, c);
+    timer_start(c->turn, 0);
 }
 
 static void on_unreadable(void *arg)
