@@ -7,8 +7,8 @@
  * endpoint that answers later: its connection is suspended until admin_reply_send(), which has the
  * library call on_request once more.  Meanwhile nobody looks whether the client is still there.
  * Failures: too many connections wait in the backlog; a silent or slow client is cut after IDLE_S;
- * a request that is no HTTP, too long or in pieces is the library's to refuse, in CONNECTION_BYTES
- * at most. */
+ * a request with a body is refused before it comes; one that is no HTTP, too long or in pieces is
+ * the library's to refuse, in CONNECTION_BYTES at most. */
 #include "ops/admin.h"
 #include "base/list.h"
 #include "base/mem.h"
@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <arpa/inet.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -104,9 +105,9 @@ static void on_completed(void *arg, struct MHD_Connection *c, void **cls,
     *cls = NULL;
 }
 
-/* Takes what b holds.  allow: for a 405, else NULL. */
+/* Takes what b holds.  header, value: one more, or NULL. */
 static enum MHD_Result answer(struct MHD_Connection *c, int status, const char *type, struct buf *b,
-                              const char *allow)
+                              const char *header, const char *value)
 {
     size_t len = b->len;
     struct MHD_Response *r =
@@ -114,27 +115,52 @@ static enum MHD_Result answer(struct MHD_Connection *c, int status, const char *
     CHECK(r != NULL);
     MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type);
     MHD_add_response_header(r, MHD_HTTP_HEADER_CACHE_CONTROL, "no-store");
-    if (allow != NULL)
-        MHD_add_response_header(r, MHD_HTTP_HEADER_ALLOW, allow);
+    if (header != NULL)
+        MHD_add_response_header(r, header, value);
     enum MHD_Result ok = MHD_queue_response(c, (unsigned)status, r);
     MHD_destroy_response(r);
     return ok;
 }
 
 static enum MHD_Result answer_text(struct MHD_Connection *c, int status, const char *text,
-                                   const char *allow)
+                                   const char *header, const char *value)
 {
     struct buf b;
     buf_init(&b, BODY_MAX);
     CHECK(buf_append_str(&b, str_from(text)));
-    return answer(c, status, "text/plain", &b, allow);
+    return answer(c, status, "text/plain", &b, header, value);
+}
+
+static enum MHD_Result on_content_header(void *arg, enum MHD_ValueKind kind, const char *name,
+                                         const char *value)
+{
+    (void)kind;
+    bool is_len = strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH) == 0;
+    if ((is_len && strcmp(value, "0") != 0) ||
+        strcasecmp(name, MHD_HTTP_HEADER_TRANSFER_ENCODING) == 0)
+        *(bool *)arg = true;
+    return MHD_YES;
+}
+
+static bool announces_body(struct MHD_Connection *c)
+{
+    bool does = false;
+    MHD_get_connection_values(c, MHD_HEADER_KIND, on_content_header, &does);
+    return does;
 }
 
 static enum MHD_Result refuse_method(struct MHD_Connection *c, const char *allow)
 {
     char text[64];
     snprintf(text, sizeof text, "only %s is known here\n", allow);
-    return answer_text(c, MHD_HTTP_METHOD_NOT_ALLOWED, text, allow);
+    return answer_text(c, MHD_HTTP_METHOD_NOT_ALLOWED, text, MHD_HTTP_HEADER_ALLOW, allow);
+}
+
+/* Nothing here takes one, and reading it would keep us busy for as long as the client likes. */
+static enum MHD_Result refuse_body(struct MHD_Connection *c)
+{
+    return answer_text(c, MHD_HTTP_CONTENT_TOO_LARGE, "no request here has a body\n",
+                       MHD_HTTP_HEADER_CONNECTION, "close");
 }
 
 /* By the path as it was sent: the library's decoded one ends at a %00. */
@@ -158,7 +184,7 @@ static enum MHD_Result start_late(struct door *d, struct MHD_Connection *c, stru
     r->content_type = p->content_type;
     p->start(p->arg, query, reply);
     if (r->is_answered)
-        return answer(c, r->status, r->content_type, &r->body, NULL);
+        return answer(c, r->status, r->content_type, &r->body, NULL, NULL);
     list_push_back(&d->suspended, &reply->item);
     MHD_suspend_connection(c);
     return MHD_YES;
@@ -201,32 +227,32 @@ static enum MHD_Result on_request(void *arg, struct MHD_Connection *c, const cha
     (void)path;
     (void)version;
     (void)upload;
+    (void)n_upload;
     struct door *d = arg;
     struct request *r = *cls;
+    if (!r->is_begun) {
+        r->is_begun = true;
+        return announces_body(c) ? refuse_body(c) : MHD_YES;
+    }
     struct str uri = str_from(r->uri);
     size_t path_len = str_index(uri, '?');
     const struct admin_endpoint *p = find_endpoint(d, str_sub(uri, 0, path_len));
     const char *allowed = p != NULL && p->is_action ? MHD_HTTP_METHOD_POST : MHD_HTTP_METHOD_GET;
     if (strcmp(method, allowed) != 0)
         return refuse_method(c, allowed);
-    if (!r->is_begun || *n_upload > 0) { /* a body is read and dropped */
-        r->is_begun = true;
-        *n_upload = 0;
-        return MHD_YES;
-    }
     if (r->is_answered)
-        return answer(c, r->status, r->content_type, &r->body, NULL);
+        return answer(c, r->status, r->content_type, &r->body, NULL, NULL);
     if (d->is_closing)
-        return answer_text(c, MHD_HTTP_SERVICE_UNAVAILABLE, "svidmail is stopping\n", NULL);
+        return answer_text(c, MHD_HTTP_SERVICE_UNAVAILABLE, "svidmail is stopping\n", NULL, NULL);
     if (p == NULL)
-        return answer_text(c, MHD_HTTP_NOT_FOUND, "nothing is here\n", NULL);
+        return answer_text(c, MHD_HTTP_NOT_FOUND, "nothing is here\n", NULL, NULL);
     struct str query = str_sub(uri, path_len + 1, uri.len);
     if (p->start != NULL)
         return start_late(d, c, r, p, query);
     struct buf b;
     buf_init(&b, BODY_MAX);
     int status = p->run(p->arg, query, &b);
-    return answer(c, status, p->content_type, &b, NULL);
+    return answer(c, status, p->content_type, &b, NULL, NULL);
 }
 
 /* --- doors */

@@ -3,6 +3,7 @@
 
 import contextlib
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -20,6 +21,12 @@ BIG_MAILS = 8
 BIG_BYTES = 28_000_000
 ENVELOPE = f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<{RECIPIENT}>\r\nDATA\r\n".encode()
 LINES = (b"x" * 70 + b"\r\n") * 40
+NEIGHBOURS = 4
+SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
+FLOODS = {  # what a connection begins with, and goes on with
+    "a body without end": (SCRAPE + b"Content-Length: 1000000000000\r\n\r\n", b"x" * 65536),
+    "requests without a pause": (b"", (SCRAPE + b"\r\n") * 100),
+}
 
 
 @pytest.fixture
@@ -72,6 +79,48 @@ class Writers:
                 self._stop.wait(0.02)  # the machine has other things to do too
 
 
+class Flood:
+    """Neighbours of the pod at its metrics port, each as fast as it can; one that is cut comes again."""
+
+    def __init__(self, sidecar, begin: bytes, more: bytes):
+        self._sent = [0] * NEIGHBOURS
+        self._address = ("127.0.0.1", sidecar.metrics_port)
+        self._begin, self._more = begin, more
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(NEIGHBOURS)]
+
+    @property
+    def sent(self) -> int:
+        return sum(self._sent)
+
+    def __enter__(self) -> "Flood":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        while not self._stop.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(self._address, timeout=1) as connection:
+                connection.setblocking(False)
+                self._pour(connection, number)
+
+    def _pour(self, connection, number: int) -> None:
+        left = self._begin or self._more
+        while not self._stop.is_set():
+            readable, writable, _ = select.select([connection], [connection], [], 0.1)
+            if readable and not connection.recv(1 << 20):
+                return
+            if writable:
+                sent = connection.send(left)
+                self._sent[number] += sent
+                left = left[sent:] or self._more
+
+
 def probed(sidecar, times: int) -> list[float]:
     """`svidmail health`, as kubelet runs it; how long each took."""
     took = []
@@ -105,6 +154,20 @@ def test_health_with_1000_busy_sessions_and_big_mails_in_flight(new_sidecar, spi
     for sender in senders:
         sender.join()
     assert max(busy) < PROBE_S / 2
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_neighbours_busy_at_the_metrics_port_hold_nothing_up(sidecar, flood):
+    sidecar.wait_ready()
+    with Flood(sidecar, *FLOODS[flood]) as neighbours:
+        poll_until("the flood to have risen", lambda: neighbours.sent > 1 << 20, 20)
+        before = neighbours.sent
+        assert send(sidecar)[0] == 250
+        assert max(probed(sidecar, 3)) < PROBE_S / 2
+        assert neighbours.sent > before, "it lasted"
+        asked_at = time.monotonic()
+        assert sidecar.stop() == 0
+        assert time.monotonic() - asked_at < PROBE_S
 
 
 def test_health_gives_up_before_kubelet_does_and_says_so(sidecar):
