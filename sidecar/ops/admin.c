@@ -6,9 +6,11 @@
  * Happy path: uv_poll or timer -> door_run -> MHD_run -> on_request -> endpoint -> response.  An
  * endpoint that answers later: its connection is suspended until admin_reply_send(), which has the
  * library call on_request once more.  Meanwhile nobody looks whether the client is still there.
- * Failures: too many connections wait in the backlog; a silent or slow client is cut after IDLE_S;
- * a request with a body is refused before it comes; one that is no HTTP, too long or in pieces is
- * the library's to refuse, in CONNECTION_BYTES at most. */
+ * Failures: too many connections wait in the backlog, on the port they are shut after PER_ADDRESS
+ * of one address; a client that is silent is cut after IDLE_S by the library, which knows no other
+ * limit, and one that is slow after REQUEST_MS by us; a request with a body is refused before it
+ * comes; one that is no HTTP, too long or in pieces is the library's to refuse, in CONNECTION_BYTES
+ * at most. */
 #include "ops/admin.h"
 #include "base/list.h"
 #include "base/mem.h"
@@ -31,8 +33,10 @@
 #include <unistd.h>
 
 #define MAX_CONNECTIONS  16
+#define PER_ADDRESS      4 /* two Prometheuses behind one node's address, and someone who looks */
 #define CONNECTION_BYTES (8u * 1024)
 #define IDLE_S           5u
+#define REQUEST_MS       10000u
 #define BACKLOG          32
 #define BODY_MAX         (1024 * 1024)
 #define ENDPOINTS_MAX    16
@@ -40,6 +44,7 @@
 struct door {
     struct admin *admin;
     bool is_tcp, is_closing;
+    struct list clients;    /* whose time runs, the oldest first */
     struct list suspended;  /* replies whose connection waits */
     struct MHD_Daemon *mhd; /* NULL: not open */
     uv_poll_t poll;
@@ -50,12 +55,84 @@ struct admin {
     uv_loop_t *loop;
     struct admin_endpoint *endpoints;
     size_t n_endpoints;
+    uint64_t request_limit_ms;
     struct door unix_door, tcp_door;
     unsigned n_open; /* polls whose close callback has not run */
     char path[LISTEN_PATH_MAX + 1];
     dev_t dev; /* of the socket file, so that only our own is removed */
     ino_t ino;
 };
+
+/* --- clients */
+
+struct client {
+    struct list item; /* of door.clients; of none while a late answer is awaited */
+    struct MHD_Connection *connection;
+    uint64_t since_ms; /* when it came, or had its last answer */
+};
+
+static void start_time(struct door *d, struct client *cl)
+{
+    list_remove(&cl->item);
+    list_push_back(&d->clients, &cl->item);
+    cl->since_ms = uv_now(d->admin->loop);
+}
+
+static void stop_time(struct client *cl)
+{
+    list_remove(&cl->item);
+}
+
+static struct client *client_of(struct MHD_Connection *c)
+{
+    const union MHD_ConnectionInfo *i =
+        MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    CHECK(i != NULL && i->socket_context != NULL);
+    return i->socket_context;
+}
+
+static void on_connection(void *arg, struct MHD_Connection *c, void **socket_context,
+                          enum MHD_ConnectionNotificationCode what)
+{
+    struct door *d = arg;
+    struct client *cl = *socket_context;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED) {
+        *socket_context = cl = xcalloc(1, sizeof *cl);
+        cl->connection = c;
+        list_init(&cl->item);
+        start_time(d, cl);
+    } else {
+        stop_time(cl);
+        free(cl);
+        *socket_context = NULL;
+    }
+}
+
+/* Until the oldest client's time is over; 0: it is.  false: there is none. */
+static bool time_left(const struct door *d, uint64_t *ms)
+{
+    if (list_is_empty(&d->clients))
+        return false;
+    uint64_t age_ms =
+        uv_now(d->admin->loop) - CONTAINER_OF(d->clients.next, struct client, item)->since_ms;
+    uint64_t limit_ms = d->admin->request_limit_ms;
+    *ms = age_ms < limit_ms ? limit_ms - age_ms : 0;
+    return true;
+}
+
+/* The library sees the end, and closes. */
+static void cut_slow(struct door *d)
+{
+    uint64_t left_ms;
+    while (time_left(d, &left_ms) && left_ms == 0) {
+        struct client *cl = CONTAINER_OF(d->clients.next, struct client, item);
+        const union MHD_ConnectionInfo *i =
+            MHD_get_connection_info(cl->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+        CHECK(i != NULL);
+        shutdown(i->connect_fd, SHUT_RDWR);
+        stop_time(cl);
+    }
+}
 
 /* --- requests */
 
@@ -91,12 +168,11 @@ static void *on_uri(void *arg, const char *uri, struct MHD_Connection *c)
 static void on_completed(void *arg, struct MHD_Connection *c, void **cls,
                          enum MHD_RequestTerminationCode why)
 {
-    (void)arg;
-    (void)c;
     (void)why;
     struct request *r = *cls;
     if (r == NULL)
         return;
+    start_time(arg, client_of(c));
     if (r->owed != NULL)
         r->owed->request = NULL;
     buf_release(&r->body);
@@ -186,6 +262,7 @@ static enum MHD_Result start_late(struct door *d, struct MHD_Connection *c, stru
     if (r->is_answered)
         return answer(c, r->status, r->content_type, &r->body, NULL, NULL);
     list_push_back(&d->suspended, &reply->item);
+    stop_time(client_of(c));
     MHD_suspend_connection(c);
     return MHD_YES;
 }
@@ -196,6 +273,7 @@ static bool resume(struct admin_reply *reply)
     if (list_is_empty(&reply->item))
         return false;
     list_remove(&reply->item);
+    start_time(reply->door, client_of(reply->connection));
     MHD_resume_connection(reply->connection);
     return true;
 }
@@ -269,12 +347,15 @@ static bool is_full(const struct door *d)
 static void door_run(struct door *d)
 {
     bool was_full = is_full(d);
+    cut_slow(d);
     MHD_run(d->mhd);
     if (was_full && !is_full(d))
         MHD_run(d->mhd);
-    MHD_UNSIGNED_LONG_LONG in_ms;
-    if (MHD_get_timeout(d->mhd, &in_ms) == MHD_YES)
-        timer_start(d->timer, in_ms);
+    MHD_UNSIGNED_LONG_LONG library_ms = UINT64_MAX;
+    uint64_t ours_ms = UINT64_MAX;
+    bool is_timed = MHD_get_timeout(d->mhd, &library_ms) == MHD_YES;
+    if (time_left(d, &ours_ms) || is_timed)
+        timer_start(d->timer, library_ms < ours_ms ? library_ms : ours_ms);
     else
         timer_stop(d->timer);
 }
@@ -295,12 +376,13 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 static bool door_open(struct door *d, int fd, struct err *e)
 {
     unsigned flags = MHD_USE_EPOLL | (d->is_tcp ? 0u : (unsigned)MHD_ALLOW_SUSPEND_RESUME);
-    d->mhd =
-        MHD_start_daemon(flags, 0, NULL, NULL, on_request, d, MHD_OPTION_LISTEN_SOCKET, fd,
-                         MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS,
-                         MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-                         (size_t)CONNECTION_BYTES, MHD_OPTION_URI_LOG_CALLBACK, on_uri, NULL,
-                         MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL, MHD_OPTION_END);
+    d->mhd = MHD_start_daemon(
+        flags, 0, NULL, NULL, on_request, d, MHD_OPTION_LISTEN_SOCKET, fd,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)MAX_CONNECTIONS, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+        d->is_tcp ? (unsigned)PER_ADDRESS : 0u, MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_BYTES, MHD_OPTION_URI_LOG_CALLBACK,
+        on_uri, NULL, MHD_OPTION_NOTIFY_CONNECTION, on_connection, d, MHD_OPTION_NOTIFY_COMPLETED,
+        on_completed, d, MHD_OPTION_END);
     if (d->mhd == NULL) { /* UNTESTED: out of descriptors */
         close(fd);
         return err_set(e, ERR_IO, 0, "libmicrohttpd does not start");
@@ -464,6 +546,9 @@ bool admin_new(uv_loop_t *loop, const struct admin_config *cfg,
     memcpy(a->endpoints, endpoints, n * sizeof *endpoints);
     a->unix_door.admin = a->tcp_door.admin = a;
     a->tcp_door.is_tcp = true;
+    a->request_limit_ms = cfg->request_limit_ms > 0 ? cfg->request_limit_ms : REQUEST_MS;
+    list_init(&a->unix_door.clients);
+    list_init(&a->tcp_door.clients);
     list_init(&a->unix_door.suspended);
     list_init(&a->tcp_door.suspended);
     *out = NULL;

@@ -33,6 +33,8 @@ struct admin_endpoint {
 struct admin_config {
     const char *socket_path;    /* "" = none */
     const char *metrics_listen; /* "127.0.0.1:9925", ":9925", "" = off */
+    uint64_t request_limit_ms;  /* from connecting, or the last answer, until a request's answer has
+                                 * been taken; waiting for a late one is left out.  0: 10 s */
 };
 
 struct admin;

@@ -22,6 +22,7 @@ BIG_BYTES = 28_000_000
 ENVELOPE = f"MAIL FROM:<{SENDER}>\r\nRCPT TO:<{RECIPIENT}>\r\nDATA\r\n".encode()
 LINES = (b"x" * 70 + b"\r\n") * 40
 NEIGHBOURS = 4
+REQUEST_S = 10  # what a request at the metrics port may take
 SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
 FLOODS = {  # what a connection begins with, and goes on with
     "a body without end": (SCRAPE + b"Content-Length: 1000000000000\r\n\r\n", b"x" * 65536),
@@ -168,6 +169,31 @@ def test_neighbours_busy_at_the_metrics_port_hold_nothing_up(sidecar, flood):
         asked_at = time.monotonic()
         assert sidecar.stop() == 0
         assert time.monotonic() - asked_at < PROBE_S
+
+
+def test_neighbours_that_drip_into_the_metrics_port_do_not_keep_prometheus_out(sidecar):
+    """Four of them hold all its connections, for the time that one request may take."""
+    with contextlib.ExitStack() as stack:
+        drips = []
+        for neighbour in [f"127.0.0.{number}" for number in range(2, 2 + NEIGHBOURS)] * 4:
+            drips.append(stack.enter_context(socket.create_connection(
+                ("127.0.0.1", sidecar.metrics_port), source_address=(neighbour, 0))))
+            drips[-1].sendall(SCRAPE + b"X: ")
+        stop = threading.Event()
+
+        def drip():
+            while not stop.wait(1):
+                for connection in drips:
+                    with contextlib.suppress(OSError):
+                        connection.sendall(b"x")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        stack.callback(dripping.join)
+        stack.callback(stop.set)
+        with socket.create_connection(("127.0.0.1", sidecar.metrics_port), timeout=REQUEST_S * 1.5) as scrape:
+            scrape.sendall(SCRAPE + b"Connection: close\r\n\r\n")
+            assert scrape.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 def test_health_gives_up_before_kubelet_does_and_says_so(sidecar):

@@ -5,6 +5,7 @@
 #include "loop_fixture.h"
 #include "ops/admin.h"
 #include "sys/log.h"
+#include "sys/timer.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -23,6 +24,7 @@ struct fixture {
     uv_loop_t *loop;
     char dir[64], path[128], listen[32];
     uint16_t port;
+    uint64_t request_limit_ms;
     struct admin *admin;
     char query[256];
     unsigned n_asked;
@@ -96,7 +98,7 @@ static bool open_admin(struct fixture *f, const char *socket_path, const char *l
         {.path = "/later", .content_type = "application/json", .start = on_later, .arg = f},
         {.path = "/soon", .content_type = "application/json", .start = on_soon, .arg = f},
     };
-    const struct admin_config cfg = {socket_path, listen};
+    const struct admin_config cfg = {socket_path, listen, f->request_limit_ms};
     return admin_new(f->loop, &cfg, endpoints, ARRAY_LEN(endpoints), &f->admin, e);
 }
 
@@ -109,12 +111,19 @@ static void fixture_init(struct fixture *f)
     snprintf(f->path, sizeof f->path, "%s/admin.sock", f->dir);
 }
 
-static void fixture_open(struct fixture *f)
+/* 0: the limit that everybody gets. */
+static void fixture_open_with_limit(struct fixture *f, uint64_t request_limit_ms)
 {
     struct err e;
     fixture_init(f);
+    f->request_limit_ms = request_limit_ms;
     if (!open_admin(f, f->path, "", &e))
         fail_msg("%s", e.msg);
+}
+
+static void fixture_open(struct fixture *f)
+{
+    fixture_open_with_limit(f, 0);
 }
 
 static void fixture_release(struct fixture *f)
@@ -331,14 +340,14 @@ TEST(admin, a_late_answer_may_come_from_inside_the_starter)
     fixture_release(&f);
 }
 
-TEST(admin, a_late_answer_outlasts_the_limit_for_silent_clients)
+TEST(admin, a_late_answer_outlasts_the_limits_for_silent_and_for_slow_clients)
 {
     struct fixture f;
-    fixture_open(&f);
+    fixture_open_with_limit(&f, 1000);
     AUTO_CLOSE int fd = connect_to(&f);
     send_text(fd, "GET /later HTTP/1.1\r\n" CLOSE);
     LOOP_UNTIL(f.loop, f.n_owed == 1);
-    loop_run_for(f.loop, 6500); /* the limit is 5 s */
+    loop_run_for(f.loop, 6500); /* who is silent is cut after 5 s */
     reply_to(&f, 0, "late\n");
     AUTO_FREE char *r = receive(&f, fd, NULL);
     assert_status(r, 200);
@@ -417,6 +426,7 @@ TEST(admin, garbage_never_hurts)
         BYTES("GET /echo HTTP/9.9\r\n\r\n"),
         BYTES("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"),
         BYTES("GET /echo HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n"),
+        BYTES("GET /echo HTTP/1.1\r\nContent-Length:\r\n\r\n"),
         BYTES("GET /echo HTTP/1.1\r\nContent-Length: -1\r\n\r\n"),
         BYTES("GET /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
         BYTES("GET /echo HTTP/1.1\r\n: no name\r\n\r\n"),
@@ -482,6 +492,87 @@ TEST(admin, half_requests_are_cut_after_a_while_and_who_waited_is_served)
     assert_alive(&f); /* waits in the backlog until the silent ones are cut */
     for (size_t i = 0; i < 24; i++)
         close(fds[i]);
+    fixture_release(&f);
+}
+
+/* One byte of a header field after the other, from each of them. */
+struct drips {
+    int *fds;
+    size_t n;
+    struct timer *timer;
+};
+
+static void on_drip(void *arg)
+{
+    struct drips *d = arg;
+    for (size_t i = 0; i < d->n; i++)
+        send_text(d->fds[i], "a");
+    timer_start(d->timer, 20);
+}
+
+static void drips_start(struct drips *d, uv_loop_t *loop, int *fds, size_t n)
+{
+    *d = (struct drips){.fds = fds, .n = n, .timer = timer_new(loop, on_drip, d)};
+    for (size_t i = 0; i < n; i++)
+        send_text(fds[i], "GET /echo HTTP/1.1\r\nX: ");
+    timer_start(d->timer, 20);
+}
+
+static void drips_stop(struct drips *d)
+{
+    timer_free(&d->timer);
+    for (size_t i = 0; i < d->n; i++)
+        close(d->fds[i]);
+}
+
+TEST(admin, requests_in_drips_are_cut_and_who_waited_is_served)
+{
+    struct fixture f;
+    struct drips d;
+    int fds[16]; /* as many as are let in at a time */
+    fixture_open_with_limit(&f, 300);
+    for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+        fds[i] = connect_to(&f);
+    drips_start(&d, f.loop, fds, ARRAY_LEN(fds));
+    loop_settle(f.loop);
+    assert_alive(&f);
+    for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+        free(receive(&f, fds[i], NULL)); /* until its end */
+    drips_stop(&d);
+    fixture_release(&f);
+}
+
+TEST(admin, an_answer_that_is_taken_in_drips_is_cut)
+{
+    struct fixture f;
+    fixture_open_with_limit(&f, 300);
+    AUTO_CLOSE int fd = connect_to(&f);
+    send_text(fd, "GET /big HTTP/1.1\r\n" CLOSE);
+    char piece[4096];
+    size_t len = 0;
+    uint64_t deadline = loop_deadline_ms(LOOP_DEADLINE_MS);
+    for (ssize_t n = -1; n != 0;) {
+        n = recv(fd, piece, sizeof piece, 0);
+        len += n > 0 ? (size_t)n : 0;
+        loop_step(f.loop, deadline, "its end", __FILE__, __LINE__);
+    }
+    assert_in_range(len, 1, (1 << 20) - 1);
+    assert_alive(&f);
+    fixture_release(&f);
+}
+
+TEST(admin, each_request_on_a_connection_has_its_own_time)
+{
+    struct fixture f;
+    fixture_open_with_limit(&f, 1000);
+    AUTO_CLOSE int fd = connect_to(&f);
+    uint64_t begin = uv_hrtime();
+    while (uv_hrtime() - begin < 2500u * 1000000) {
+        send_text(fd, "GET /echo HTTP/1.1\r\nHost: x\r\n\r\n");
+        AUTO_FREE char *r = receive(&f, fd, "{\"a\":1}\n");
+        assert_status(r, 200);
+        loop_run_for(f.loop, 100);
+    }
     fixture_release(&f);
 }
 
@@ -617,16 +708,30 @@ static uint16_t take_port(int *fd)
     return ntohs(addr.sin_port);
 }
 
-static char *ask_port(struct fixture *f, uint16_t port, const char *request)
+static int connect_port(uint16_t port, const char *from)
 {
-    struct sockaddr_in addr = {
-        .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK), .sin_port = htons(port)};
-    AUTO_CLOSE int fd = socket(AF_INET, SOCK_STREAM, 0);
+    struct sockaddr_in addr = {.sin_family = AF_INET};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(inet_pton(AF_INET, from, &addr.sin_addr), 1);
+    assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof addr), 0);
+    addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    addr.sin_port = htons(port);
     assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof addr), 0);
     struct timeval tick = {.tv_usec = 1000};
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tick, sizeof tick);
+    return fd;
+}
+
+static char *ask_port_from(struct fixture *f, const char *from, const char *request)
+{
+    AUTO_CLOSE int fd = connect_port(f->port, from);
     send_text(fd, request);
     return receive(f, fd, NULL);
+}
+
+static char *ask_port(struct fixture *f, const char *request)
+{
+    return ask_port_from(f, "127.0.0.1", request);
 }
 
 static void open_port(struct fixture *f, const char *host)
@@ -647,16 +752,36 @@ TEST(admin, the_port_serves_only_what_is_meant_for_it)
     for (size_t i = 0; i < ARRAY_LEN(hosts); i++) {
         struct fixture f;
         open_port(&f, hosts[i]);
-        uint16_t port = f.port;
-        AUTO_FREE char *metrics = ask_port(&f, port, "GET /metrics HTTP/1.1\r\n" CLOSE);
+        AUTO_FREE char *metrics = ask_port(&f, "GET /metrics HTTP/1.1\r\n" CLOSE);
         assert_status(metrics, 200);
         assert_non_null(strstr(metrics, "text/plain; version=0.0.4"));
-        AUTO_FREE char *echo = ask_port(&f, port, "GET /echo HTTP/1.1\r\n" CLOSE);
+        AUTO_FREE char *echo = ask_port(&f, "GET /echo HTTP/1.1\r\n" CLOSE);
         assert_status(echo, 404);
         assert_int_equal(f.n_asked, 1);
         assert_alive(&f);
         fixture_release(&f);
     }
+}
+
+TEST(admin, one_address_can_take_only_a_few_of_the_ports_connections)
+{
+    struct fixture f;
+    int fds[4];
+    open_port(&f, "");
+    for (size_t i = 0; i < ARRAY_LEN(fds); i++)
+        fds[i] = connect_port(f.port, "127.0.0.2");
+    loop_settle(f.loop);
+    AUTO_FREE char *fifth = ask_port_from(&f, "127.0.0.2", "GET /metrics HTTP/1.1\r\n" CLOSE);
+    assert_string_equal(fifth, "");
+    AUTO_FREE char *other = ask_port(&f, "GET /metrics HTTP/1.1\r\n" CLOSE);
+    assert_status(other, 200);
+    close(fds[0]);
+    loop_settle(f.loop);
+    AUTO_FREE char *again = ask_port_from(&f, "127.0.0.2", "GET /metrics HTTP/1.1\r\n" CLOSE);
+    assert_status(again, 200);
+    for (size_t i = 1; i < ARRAY_LEN(fds); i++)
+        close(fds[i]);
+    fixture_release(&f);
 }
 
 TEST(admin, a_port_that_is_taken_is_left_out_and_the_socket_serves_on)
