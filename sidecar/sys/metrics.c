@@ -9,7 +9,7 @@
 #define LABEL_MAX  64
 #define MAX_LABELS 3
 
-enum kind { K_COUNTER, K_GAUGE, K_HISTOGRAM };
+enum kind { K_COUNTER, K_GAUGE, K_MOMENT, K_HISTOGRAM };
 
 static const double bounds[] = {0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
                                 0.5,    1,     2.5,    5,     10,   30,    60,   600};
@@ -28,10 +28,12 @@ static const struct {
 } info[M_COUNT] = {
 #define COUNTER(name, text, labels, help)   {text, labels, help, K_COUNTER},
 #define GAUGE(name, text, labels, help)     {text, labels, help, K_GAUGE},
+#define MOMENT(name, text, labels, help)    {text, labels, help, K_MOMENT},
 #define HISTOGRAM(name, text, labels, help) {text, labels, help, K_HISTOGRAM},
 #include "sys/metrics.def"
 #undef COUNTER
 #undef GAUGE
+#undef MOMENT
 #undef HISTOGRAM
 };
 
@@ -183,12 +185,12 @@ static bool write_histogram(struct buf *out, enum metric m, const struct series 
 
 static bool write_metric(struct buf *out, enum metric m)
 {
-    static const char *const kinds[] = {"counter", "gauge", "histogram"};
+    static const char *const kinds[] = {"counter", "gauge", "gauge", "histogram"};
     if (!buf_printf(out, "# HELP svidmail_%s %s\n# TYPE svidmail_%s %s\n", info[m].name,
                     info[m].help, info[m].name, kinds[info[m].kind]))
         return false;
-    if (table[m].n == 0 && info[m].labels[0] == '\0')
-        (void)get(m, METRIC_NONE); /* a series without labels starts at 0, not absent */
+    if (table[m].n == 0 && info[m].labels[0] == '\0' && info[m].kind != K_MOMENT)
+        (void)get(m, METRIC_NONE); /* starts at 0, not absent; as a moment that would be 1970 */
     for (size_t i = 0; i < table[m].n; i++) {
         const struct series *s = &table[m].series[i];
         bool ok = info[m].kind == K_HISTOGRAM

@@ -10,10 +10,12 @@
 enum metric {
 #define COUNTER(name, text, labels, help)   M_##name,
 #define GAUGE(name, text, labels, help)     M_##name,
+#define MOMENT(name, text, labels, help)    M_##name,
 #define HISTOGRAM(name, text, labels, help) M_##name,
 #include "sys/metrics.def"
 #undef COUNTER
 #undef GAUGE
+#undef MOMENT
 #undef HISTOGRAM
     M_COUNT
 };

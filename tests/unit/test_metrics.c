@@ -48,7 +48,23 @@ TEST(metrics, a_series_without_labels_starts_at_zero)
 {
     assert_has("svidmail_ambiguous_total 0");
     assert_has("svidmail_verdict_seconds_count 0");
+    assert_has("svidmail_smtp_sessions 0");
+    assert_has("svidmail_gateway_connections 0");
+    assert_has("svidmail_workload_api_connected 0");
+    assert_has("svidmail_pod_ending 0");
     assert_int_equal(count("svidmail_smtp_reply_total{"), 0);
+}
+
+/* 0 would be 1970: "expired" to whoever alerts on it. */
+TEST(metrics, a_moment_is_absent_until_it_is_known)
+{
+    static const char sample[] = "\nsvidmail_aws_credentials_expiry_timestamp_seconds ";
+    assert_int_equal(count(sample), 0);
+    assert_has("# TYPE svidmail_aws_credentials_expiry_timestamp_seconds gauge");
+    metric_set(M_AWS_CREDENTIALS_EXPIRY, METRIC_NONE, 1780272000);
+    assert_has("svidmail_aws_credentials_expiry_timestamp_seconds 1780272000");
+    metric_clear(M_AWS_CREDENTIALS_EXPIRY);
+    assert_int_equal(count(sample), 0);
 }
 
 TEST(metrics, counters_add_and_gauges_are_set)
