@@ -3,6 +3,7 @@
 #include "app/config_read.h"
 #include "app/config_schema.h"
 #include "app/config_value.h"
+#include "aws/partition.h"
 #include "base/mem.h"
 
 #include <errno.h>
@@ -97,18 +98,11 @@ static void derive_lists(struct config *c)
 
 static char *derive_host(const char *service, const char *endpoint, const char *region)
 {
-    static const struct {
-        const char *prefix, *domain;
-    } partitions[] = {
-        {"cn-", "amazonaws.com.cn"}, {"eusc-", "amazonaws.eu"}, {"", "amazonaws.com"}};
     if (endpoint[0] != '\0')
         return xstrdup(endpoint);
     if (region[0] == '\0')
         return xstrdup("");
-    size_t i = 0;
-    while (!str_starts_with(str_from(region), str_from(partitions[i].prefix)))
-        i++;
-    return xasprintf("%s.%s.%s", service, region, partitions[i].domain);
+    return xasprintf("%s.%s.%s", service, region, partition_of_region(str_from(region))->domain);
 }
 
 static void derive_hosts(struct config *c)

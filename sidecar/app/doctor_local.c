@@ -3,6 +3,7 @@
  * The words for the agent's and the identities' troubles are identity's own. */
 #include "app/doctor_exam.h"
 #include "app/screen.h"
+#include "aws/partition.h"
 #include "base/mem.h"
 #include "core/x509_svid.h"
 
@@ -57,24 +58,16 @@ static struct str partition_of_arn(const char *arn)
     return str_sub(s, 0, str_index(s, ':'));
 }
 
-static struct str partition_of_region(const char *region)
-{
-    struct str r = str_from(region);
-    if (str_starts_with(r, STR("cn-")))
-        return STR("aws-cn");
-    return str_starts_with(r, STR("us-gov-")) ? STR("aws-us-gov") : STR("aws");
-}
-
 void check_config_values(void *arg, struct doctor *d, unsigned what)
 {
     (void)what;
     const struct config *c = ((struct exam *)arg)->s->config;
     struct str of_role = partition_of_arn(c->aws.role_arn);
-    struct str of_region = partition_of_region(c->ses.region);
-    if (!str_eq(of_role, of_region)) {
+    const char *of_region = partition_of_region(str_from(c->ses.region))->name;
+    if (!str_eq(of_role, str_from(of_region))) {
         doctor_found(d, "config.partition",
-                     "ses.region %s is in the partition %.*s, aws.role_arn in %.*s", c->ses.region,
-                     (int)of_region.len, of_region.p, (int)of_role.len, of_role.p);
+                     "ses.region %s is in the partition %s, aws.role_arn in %.*s", c->ses.region,
+                     of_region, (int)of_role.len, of_role.p);
         return;
     }
     for (size_t i = 0; i < c->smtp.n_addresses; i++) {

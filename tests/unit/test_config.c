@@ -180,6 +180,9 @@ TEST(config, hosts_follow_from_the_region)
         {"cn-north-1", "email.cn-north-1.amazonaws.com.cn", "sts.cn-north-1.amazonaws.com.cn"},
         {"us-gov-west-1", "email.us-gov-west-1.amazonaws.com", "sts.us-gov-west-1.amazonaws.com"},
         {"eusc-de-east-1", "email.eusc-de-east-1.amazonaws.eu", "sts.eusc-de-east-1.amazonaws.eu"},
+        {"us-iso-east-1", "email.us-iso-east-1.c2s.ic.gov", "sts.us-iso-east-1.c2s.ic.gov"},
+        {"us-isob-east-1", "email.us-isob-east-1.sc2s.sgov.gov",
+         "sts.us-isob-east-1.sc2s.sgov.gov"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         AUTO_FREE char *text = xasprintf(

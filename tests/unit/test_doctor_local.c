@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+/* One check at a time, asked as a walk asks it, of a configuration and parts of the test's own. */
+#include "test.h"
+
+#include "app/doctor_exam.h"
+#include "base/mem.h"
+#include "certs.h"
+#include "loop_fixture.h"
+#include "sys/log.h"
+
+#include <arpa/inet.h>
+#include <jansson.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static int64_t wall_now(void *ctx)
+{
+    (void)ctx;
+    return CERTS_NOW_MS;
+}
+
+static uint64_t mono_now(void *ctx)
+{
+    (void)ctx;
+    return clock_mono_us() / 1000;
+}
+
+static const struct clock standing = {wall_now, mono_now, NULL};
+
+struct fixture {
+    uv_loop_t *loop;
+    struct config *config;
+    struct doctor_sources sources;
+    char result[32], code[8], text[600]; /* of the last examine() */
+};
+
+static void fixture_init(struct fixture *f, const char *config)
+{
+    struct err e;
+    *f = (struct fixture){.loop = loop_new()};
+    log_init(LOG_ERROR, LOG_TEXT);
+    if (!config_parse("f", str_from(config), &f->config, &e))
+        fail_msg("%s", e.msg);
+    f->sources = (struct doctor_sources){.loop = f->loop, .config = f->config, .clock = &standing};
+}
+
+static void on_closed(void *arg)
+{
+    *(bool *)arg = true;
+}
+
+static void fixture_release(struct fixture *f)
+{
+    bool is_closed = f->sources.smtp == NULL;
+    if (!is_closed)
+        smtp_server_close(f->sources.smtp, on_closed, &is_closed);
+    LOOP_UNTIL(f->loop, is_closed);
+    if (f->sources.svids != NULL)
+        svid_store_free(&f->sources.svids);
+    config_free(&f->config);
+    loop_free(&f->loop);
+}
+
+static void take(const json_t *check, const char *key, char *out, size_t cap)
+{
+    str_copy(out, cap, str_from(json_string_value(json_object_get(check, key))));
+}
+
+static void read_finding(struct fixture *f, const struct doctor *d)
+{
+    static const struct doctor_word words[] = {{NULL, NULL}};
+    struct buf b;
+    buf_init(&b, 1 << 16);
+    assert_true(doctor_write(d, words, &b));
+    json_t *o = json_loads(buf_cstr(&b), 0, NULL);
+    const json_t *check = json_array_get(json_object_get(o, "checks"), 0);
+    take(check, "result", f->result, sizeof f->result);
+    take(check, "code", f->code, sizeof f->code);
+    take(check, "text", f->text, sizeof f->text);
+    json_decref(o);
+    buf_release(&b);
+}
+
+struct examination {
+    struct exam exam;
+    bool is_over;
+};
+
+static void on_examined(void *arg)
+{
+    CONTAINER_OF(arg, struct examination, exam)->is_over = true;
+}
+
+static void examine(struct fixture *f, void (*run)(void *arg, struct doctor *d, unsigned what))
+{
+    const struct doctor_check check = {
+        .id = "one", .category = "some", .name = "it", .needs = "", .run = run};
+    struct examination x = {.exam = {.s = &f->sources}};
+    const struct doctor_plan plan = {
+        .checks = &check, .n_checks = 1, .arg = &x.exam, .on_done = on_examined};
+    struct doctor *d = doctor_start(f->loop, &plan);
+    LOOP_UNTIL(f->loop, x.is_over);
+    read_finding(f, d);
+    doctor_free(&d);
+}
+
+/* --- region and role */
+
+static void examine_partition(struct fixture *f, const char *region, const char *partition)
+{
+    AUTO_FREE char *text =
+        xasprintf("gateway: {host: gw, spiffe_ids: ['spiffe://example.org/gw']}\n"
+                  "ses: {region: %s}\naws: {role_arn: 'arn:%s:iam::123456789012:role/m'}\n",
+                  region, partition);
+    fixture_init(f, text);
+    examine(f, check_config_values);
+    fixture_release(f);
+}
+
+TEST(doctor_local, region_and_role_of_one_partition_are_fine_and_others_are_not)
+{
+    static const struct {
+        const char *region, *partition;
+    } cases[] = {
+        {"eu-central-1", "aws"},
+        {"mx-central-1", "aws"},
+        {"us-east-1", "aws"},
+        {"cn-north-1", "aws-cn"},
+        {"us-gov-west-1", "aws-us-gov"},
+        {"eusc-de-east-1", "aws-eusc"},
+        {"us-iso-east-1", "aws-iso"},
+        {"us-isob-east-1", "aws-iso-b"},
+        {"eu-isoe-west-1", "aws-iso-e"},
+        {"us-isof-south-1", "aws-iso-f"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        for (size_t k = 0; k < ARRAY_LEN(cases); k++) {
+            struct fixture f;
+            bool is_same = strcmp(cases[i].partition, cases[k].partition) == 0;
+            examine_partition(&f, cases[i].region, cases[k].partition);
+            if (strcmp(f.code, is_same ? "" : "SM003") != 0)
+                fail_msg("%s, %s: %s %s", cases[i].region, cases[k].partition, f.code, f.text);
+        }
+}
