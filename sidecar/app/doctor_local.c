@@ -122,10 +122,12 @@ void check_config_roots(void *arg, struct doctor *d, unsigned what)
         doctor_found(d, "config.ca_file", "%s holds no PEM certificate", file);
 }
 
-static bool is_open(const char *const *open, const char *address)
+/* The server names its listeners as the kernel does, which need not be as they were configured. */
+static bool is_open(const struct doctor_sources *s, const struct listen_address *wanted)
 {
-    for (size_t i = 0; open[i] != NULL; i++)
-        if (strcmp(open[i], address) == 0)
+    struct listen_address one;
+    for (const char *const *open = smtp_server_listeners(s->smtp); *open != NULL; open++)
+        if (listen_address_parse(str_from(*open), &one, NULL) && listen_address_same(&one, wanted))
             return true;
     return false;
 }
@@ -135,19 +137,19 @@ void check_listeners(void *arg, struct doctor *d, unsigned what)
 {
     (void)what;
     const struct doctor_sources *s = ((struct exam *)arg)->s;
-    const char *const *open = smtp_server_listeners(s->smtp);
     char text[512] = "";
     size_t at = 0;
     for (size_t i = 0; i < s->config->smtp.n_addresses; i++) {
         const char *address = s->config->smtp.listen[i];
-        bool is_optional =
-            s->config->smtp.addresses[i].kind == LISTEN_IPV6 && s->config->smtp.n_addresses > 1;
-        if (!is_open(open, address) && !is_optional) {
+        const struct listen_address *wanted = &s->config->smtp.addresses[i];
+        bool is_here = is_open(s, wanted);
+        bool is_optional = wanted->kind == LISTEN_IPV6 && s->config->smtp.n_addresses > 1;
+        if (!is_here && !is_optional) {
             doctor_found(d, "listener.missing", "%s is not open", address);
             return;
         }
         int n = snprintf(text + at, sizeof text - at, "%s%s%s", i == 0 ? "" : ", ", address,
-                         is_open(open, address) ? "" : " (not here: no IPv6?)");
+                         is_here ? "" : " (not here: no IPv6?)");
         at = n > 0 && at + (size_t)n < sizeof text ? at + (size_t)n : sizeof text - 1;
     }
     doctor_ok(d, "%s", text);

@@ -82,3 +82,27 @@ bool listen_address_parse(struct str text, struct listen_address *out, struct er
         return err_set(e, ERR_SYNTAX, 0, "the host must be an IP address, not a name; " FORMS);
     return true;
 }
+
+/* The address itself; IPv4 in the first bytes. */
+static struct in6_addr to_binary(const struct listen_address *a)
+{
+    struct in6_addr out = IN6ADDR_ANY_INIT; /* stays for LISTEN_ALL */
+    if (a->kind == LISTEN_IPV4 || a->kind == LISTEN_IPV6)
+        CHECK(inet_pton(a->kind == LISTEN_IPV4 ? AF_INET : AF_INET6, a->host, &out) == 1);
+    return out;
+}
+
+static enum listen_kind family_of(const struct listen_address *a)
+{
+    return a->kind == LISTEN_ALL ? LISTEN_IPV6 : a->kind;
+}
+
+bool listen_address_same(const struct listen_address *a, const struct listen_address *b)
+{
+    if (family_of(a) != family_of(b) || a->port != b->port)
+        return false;
+    if (a->kind == LISTEN_UNIX)
+        return strcmp(a->host, b->host) == 0;
+    struct in6_addr x = to_binary(a), y = to_binary(b);
+    return memcmp(&x, &y, sizeof x) == 0;
+}

@@ -22,5 +22,8 @@ struct listen_address {
 
 /* ERR_SYNTAX says which form is allowed. */
 NODISCARD bool listen_address_parse(struct str text, struct listen_address *out, struct err *e);
+/* Whether two mean the same place, however they were written: port 02525 is 2525, and to open all
+ * addresses (LISTEN_ALL) is to open [::]. */
+bool listen_address_same(const struct listen_address *a, const struct listen_address *b);
 
 #endif

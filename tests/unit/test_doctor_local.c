@@ -145,3 +145,70 @@ TEST(doctor_local, region_and_role_of_one_partition_are_fine_and_others_are_not)
                 fail_msg("%s, %s: %s %s", cases[i].region, cases[k].partition, f.code, f.text);
         }
 }
+
+/* --- listeners */
+
+static void start_server(struct fixture *f)
+{
+    static const struct smtp_events events = {0};
+    const struct smtp_server_config cfg = {.hostname = "pod",
+                                           .listen = f->config->smtp.addresses,
+                                           .n_listen = f->config->smtp.n_addresses,
+                                           .max_message_bytes = 1000,
+                                           .max_recipients = 1,
+                                           .max_connections = 1,
+                                           .idle_timeout_ms = 1000};
+    struct err e;
+    if (!smtp_server_new(f->loop, &cfg, &events, f, &standing, &f->sources.smtp, &e))
+        fail_msg("%s", e.msg);
+}
+
+static unsigned free_port(void)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof at;
+    AUTO_CLOSE int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+    return ntohs(at.sin_port);
+}
+
+static void listen_on(struct fixture *f, const char *form)
+{
+    AUTO_FREE char *text = xasprintf(
+        "gateway: {host: gw, spiffe_ids: ['spiffe://example.org/gw']}\n"
+        "ses: {region: eu-central-1}\naws: {role_arn: 'arn:aws:iam::123456789012:role/m'}\n"
+        "smtp: {allow_any_address: true, listen: ['%s%u']}\n",
+        form, free_port());
+    fixture_init(f, text);
+}
+
+TEST(doctor_local, an_address_that_is_open_is_found_however_it_was_written)
+{
+    static const char *const forms[] = {
+        "127.0.0.1:", "127.0.0.1:0", "0.0.0.0:", ":", "[::]:", "[0:0::1]:"};
+    for (size_t i = 0; i < ARRAY_LEN(forms); i++) {
+        struct fixture f;
+        listen_on(&f, forms[i]);
+        start_server(&f);
+        examine(&f, check_listeners);
+        if (f.code[0] != '\0' || strstr(f.text, f.config->smtp.listen[0]) == NULL)
+            fail_msg("%s: %s", f.code, f.text);
+        fixture_release(&f);
+    }
+}
+
+TEST(doctor_local, an_address_that_is_not_open_is_told)
+{
+    struct fixture f, other;
+    listen_on(&other, "127.0.0.1:");
+    start_server(&other);
+    listen_on(&f, "127.0.0.2:");
+    f.sources.smtp = other.sources.smtp;
+    examine(&f, check_listeners);
+    assert_string_equal(f.code, "SM006");
+    assert_non_null(strstr(f.text, f.config->smtp.listen[0]));
+    f.sources.smtp = NULL;
+    fixture_release(&f);
+    fixture_release(&other);
+}

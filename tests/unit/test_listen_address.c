@@ -89,3 +89,35 @@ TEST(listen_address, a_socket_path_fits_into_its_address_or_is_refused)
     assert_int_equal(strlen(a.host), LISTEN_PATH_MAX);
     assert_false(listen_address_parse((struct str){text, 5 + LISTEN_PATH_MAX + 1}, &a, NULL));
 }
+
+TEST(listen_address, the_same_place_is_known_however_it_is_written)
+{
+    static const struct {
+        const char *a, *b;
+        bool is_same;
+    } cases[] = {
+        {"127.0.0.1:2525", "127.0.0.1:02525", true},
+        {":2525", "[::]:2525", true},
+        {":2525", ":2525", true},
+        {"[0:0:0::1]:25", "[::1]:25", true},
+        {"[2001:DB8::1]:25", "[2001:db8:0::1]:25", true},
+        {"[::ffff:127.0.0.1]:25", "[::ffff:7f00:1]:25", true},
+        {"unix:/run/a.sock", "unix:/run/a.sock", true},
+        {"127.0.0.1:2525", "127.0.0.1:2526", false},
+        {"127.0.0.1:2525", "127.0.0.2:2525", false},
+        {"0.0.0.0:2525", ":2525", false},
+        {"0.0.0.0:2525", "[::]:2525", false},
+        {"[::1]:2525", ":2525", false},
+        {"[::ffff:127.0.0.1]:25", "127.0.0.1:25", false},
+        {"unix:/run/a.sock", "unix:/run/b.sock", false},
+        {"unix:/run/a.sock", "unix:/run/A.sock", false},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct listen_address a, b;
+        assert_true(listen_address_parse(str_from(cases[i].a), &a, NULL));
+        assert_true(listen_address_parse(str_from(cases[i].b), &b, NULL));
+        if (listen_address_same(&a, &b) != cases[i].is_same ||
+            listen_address_same(&b, &a) != cases[i].is_same)
+            fail_msg("%s, %s", cases[i].a, cases[i].b);
+    }
+}
