@@ -273,12 +273,15 @@ static int64_t last_ca_ends_ms(X509_STORE *store)
     return last;
 }
 
+/* A gateway may be of several trust domains: what ends first is told. */
 void check_bundle(void *arg, struct doctor *d, unsigned what)
 {
     (void)what;
     const struct doctor_sources *s = ((struct exam *)arg)->s;
     const struct svid_set *set = svid_store_current(s->svids);
-    char left[SPAN_MAX] = "";
+    struct str first = {"", 0};
+    int64_t least_ms = INT64_MAX;
+    char left[SPAN_MAX];
     for (size_t i = 0; i < s->config->gateway.n_ids; i++) {
         struct str domain = spiffe_id_trust_domain(&s->config->gateway.ids[i]);
         X509_STORE *store = svid_set_bundle(set, domain);
@@ -288,15 +291,17 @@ void check_bundle(void *arg, struct doctor *d, unsigned what)
             return;
         }
         int64_t left_ms = last_ca_ends_ms(store) - clock_wall_ms(s->clock);
-        screen_span(left_ms / 1000, left, sizeof left);
-        if (left_ms <= 0) {
-            doctor_found(d, "bundle.expired", "the last CA of %.*s ended %s ago", (int)domain.len,
-                         domain.p, left);
-            return;
+        if (left_ms < least_ms) {
+            least_ms = left_ms;
+            first = domain;
         }
     }
-    struct str domain = spiffe_id_trust_domain(&s->config->gateway.ids[0]);
-    doctor_ok(d, "of %.*s, its last CA has %s left", (int)domain.len, domain.p, left);
+    screen_span(least_ms / 1000, left, sizeof left);
+    if (least_ms <= 0)
+        doctor_found(d, "bundle.expired", "the last CA of %.*s ended %s ago", (int)first.len,
+                     first.p, left);
+    else
+        doctor_ok(d, "of %.*s, its last CA has %s left", (int)first.len, first.p, left);
 }
 
 /* --- mail */

@@ -212,3 +212,44 @@ TEST(doctor_local, an_address_that_is_not_open_is_told)
     fixture_release(&f);
     fixture_release(&other);
 }
+
+/* --- bundles */
+
+static struct svid_bundle bundle_of(const char *domain, int64_t left_s)
+{
+    struct cert_spec spec = certs_ca_spec(domain);
+    spec.not_after_s = CERTS_NOW_S + left_s;
+    struct cert ca = certs_issue(&spec, NULL);
+    struct svid_bundle b = {.trust_domain = xstrdup(domain), .store = X509_STORE_new(), .n_cas = 1};
+    assert_int_equal(X509_STORE_add_cert(b.store, ca.x509), 1);
+    certs_release(&ca);
+    return b;
+}
+
+/* For a gateway of either of two trust domains. */
+static void examine_bundles(struct fixture *f, int64_t first_left_s, int64_t second_left_s)
+{
+    static const struct svid_choice choices[SVID_ROLE_COUNT] = {{"", ""}, {"", ""}};
+    fixture_init(f, "gateway: {host: gw, spiffe_ids: ['spiffe://first.test/gw', "
+                    "'spiffe://second.test/gw']}\nses: {region: eu-central-1}\n"
+                    "aws: {role_arn: 'arn:aws:iam::123456789012:role/m'}\n");
+    f->sources.svids = svid_store_new(choices, &standing, f->loop);
+    struct svid_set *set = svid_set_new(0, 2);
+    set->n_bundles = 2;
+    set->bundles[0] = bundle_of("first.test", first_left_s);
+    set->bundles[1] = bundle_of("second.test", second_left_s);
+    svid_store_publish(f->sources.svids, &set);
+    examine(f, check_bundle);
+    fixture_release(f);
+}
+
+TEST(doctor_local, the_bundle_that_ends_first_is_named_with_its_own_time)
+{
+    struct fixture f;
+    examine_bundles(&f, 2 * 3600, 50 * 86400);
+    assert_string_equal(f.text, "of first.test, its last CA has 2 h left");
+    examine_bundles(&f, 50 * 86400, 2 * 3600);
+    assert_string_equal(f.text, "of second.test, its last CA has 2 h left");
+    examine_bundles(&f, 2 * 3600, -3600);
+    assert_string_equal(f.code, "SM029");
+}
