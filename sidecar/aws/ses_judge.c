@@ -100,36 +100,53 @@ static void read_json(const json_t *body, struct answer *a)
     if (a->type[0] == '\0')
         read_type(first_of(json_text(body, "__type"), json_text(body, "code")), a->type,
                   sizeof a->type);
-    read_text(first_of(json_text(body, "message"), json_text(body, "Message")), a->message,
-              sizeof a->message);
     str_escape(a->message_id, sizeof a->message_id, json_text(body, "MessageId"));
+}
+
+/* SES's own words, borrowed from body; without JSON all that came. */
+static struct str text_of(const json_t *body, struct str raw)
+{
+    return json_is_object(body) ? first_of(json_text(body, "message"), json_text(body, "Message"))
+                                : raw;
+}
+
+static struct str trim_blanks(struct str s)
+{
+    while (s.len > 0 && is_blank(s.p[0]))
+        s = str_sub(s, 1, s.len);
+    while (s.len > 0 && is_blank(s.p[s.len - 1]))
+        s.len--;
+    return s;
 }
 
 static bool is_page(const struct http_response *r)
 {
-    struct str body = r->body;
-    while (body.len > 0 && is_blank(body.p[0]))
-        body = str_sub(body, 1, body.len);
+    struct str body = trim_blanks(r->body);
     return str_starts_with_nocase(str_from(r->content_type), STR("text/html")) ||
            str_starts_with_nocase(body, STR("<!doctype")) ||
            str_starts_with_nocase(body, STR("<html"));
 }
 
-/* SES's texts name the identities last: "... in region EU-CENTRAL-1: a@x.example, b@y.example" */
-static bool names_recipients_only(const struct ses_mail *mail, const char *message)
+static bool is_recipient(const struct ses_mail *mail, struct str name)
 {
-    const char *list = strstr(message, ": ");
-    if (mail == NULL || list == NULL)
+    for (size_t i = 0; i < mail->n_recipients; i++)
+        if (str_eq_nocase(name, mail_path_str(&mail->recipients[i])))
+            return true;
+    return false;
+}
+
+/* SES's texts name the identities last: "... in region EU-CENTRAL-1: a@x.example, b@y.example".
+ * With many of them the whole is longer than what an answer keeps of it. */
+static bool names_recipients_only(const struct ses_mail *mail, struct str whole)
+{
+    struct str rest = str_sub(whole, str_index(whole, ':') + 1, whole.len);
+    if (mail == NULL || rest.len == 0)
         return false;
-    struct str rest = str_from(list + 2);
     while (rest.len > 0) {
-        struct str name = str_trim(str_sub(rest, 0, str_index(rest, ',')));
-        rest = str_sub(rest, str_index(rest, ',') + 1, rest.len);
-        bool is_recipient = false;
-        for (size_t i = 0; i < mail->n_recipients && !is_recipient; i++)
-            is_recipient = str_eq_nocase(name, mail_path_str(&mail->recipients[i]));
-        if (!is_recipient)
+        size_t end = str_index(rest, ',');
+        if (!is_recipient(mail, trim_blanks(str_sub(rest, 0, end))))
             return false;
+        rest = str_sub(rest, end + 1, rest.len);
     }
     return true;
 }
@@ -142,17 +159,17 @@ static void read_answer(const struct ses_config *cfg, const struct ses_mail *mai
     json_t *body = json_loadb(r->body.p, r->body.len, JSON_ALLOW_NUL, NULL);
     if (json_is_object(body))
         read_json(body, a);
-    else
-        read_text(r->body, a->message, sizeof a->message);
+    struct str whole = text_of(body, r->body);
+    read_text(whole, a->message, sizeof a->message);
+    if (strcmp(a->type, "MessageRejected") == 0 && strstr(a->message, "is not verified") != NULL &&
+        names_recipients_only(mail, whole))
+        str_copy(a->type, sizeof a->type, STR("(recipient)"));
     json_decref(body);
     bool is_aws = cfg->is_end_to_end || r->request_id[0] != '\0' || a->type[0] != '\0';
     if (!is_aws && is_page(r))
         str_copy(a->type, sizeof a->type, STR("(html)"));
     else
         a->is_gateways = !is_aws && !r->has_envoy_upstream;
-    if (strcmp(a->type, "MessageRejected") == 0 && strstr(a->message, "is not verified") != NULL &&
-        names_recipients_only(mail, a->message))
-        str_copy(a->type, sizeof a->type, STR("(recipient)"));
 }
 
 static bool contains_nocase(struct str text, struct str part)

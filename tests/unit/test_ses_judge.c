@@ -217,6 +217,38 @@ TEST(ses_judge, sandbox_is_told_from_an_unverified_sender)
     }
 }
 
+/* SES names all that it does not know; with so many the list is longer than what a reply has of it.
+ */
+TEST(ses_judge, a_long_list_of_recipients_is_read_to_its_end)
+{
+    struct mail_path to[SES_RECIPIENTS_MAX] = {0};
+    const struct ses_mail mail = {.recipients = to, .n_recipients = SES_RECIPIENTS_MAX};
+    static const struct {
+        const char *last, *error;
+    } cases[] = {
+        {"", "recipient_not_verified"},
+        {",\\n RECIPIENT.07@some.customer.example ", "recipient_not_verified"},
+        {", shop@shop.example", "sender_not_verified"},
+        {", recipient.07@some.customer", "sender_not_verified"}, /* like one, and is none */
+    };
+    char list[SES_RECIPIENTS_MAX * 40] = "";
+    for (unsigned i = 0; i < SES_RECIPIENTS_MAX; i++) {
+        int n = snprintf(to[i].text, sizeof to[i].text, "recipient.%02u@some.customer.example", i);
+        to[i].len = (uint16_t)n;
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i == 0 ? "" : ", ",
+                 to[i].text);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        char body[sizeof list + 400];
+        snprintf(body, sizeof body, "{\"message\":\"" UNVERIFIED "%s%s\"}", list, cases[i].last);
+        struct http_response r = answer(400, "MessageRejected", body);
+        struct ses_verdict v;
+        ses_judge(&by_gateway, &mail, &r, &v);
+        check(cases[i].last, &v,
+              (struct expected){SES_REJECTED, NO, 550, "5.7.1", false, cases[i].error});
+    }
+}
+
 #define ENVOY "upstream connect error or disconnect/reset before headers. "
 
 // clang-format off
