@@ -146,6 +146,7 @@ static void remember(struct ingest *in, const struct mail *m, const struct route
     str_copy(slot->outcome, sizeof slot->outcome, str_from(route_outcome_name(r->outcome)));
     redact_text(in->cfg.log_recipients, m, str_from(r->reply.text), slot->text, sizeof slot->text);
     str_copy(slot->ses_message_id, sizeof slot->ses_message_id, str_from(r->message_id));
+    str_copy(slot->peer_id, sizeof slot->peer_id, str_from(r->peer_id));
     slot->code = r->reply.code;
     slot->at_ms = clock_wall_ms(in->clock);
     slot->took_us = clock_mono_us() - m->begun_at_us;

@@ -216,6 +216,7 @@ static json_t *last_section(const struct report_sources *r)
         put_number(o, "code", m->code);
         put_text(o, "text", m->text);
         put_text_unless_empty(o, "ses_message_id", m->ses_message_id);
+        put_text_unless_empty(o, "gateway", m->peer_id);
         put_number(o, "age_s", -seconds_until(r, m->at_ms));
         put_number(o, "took_ms", (int64_t)(m->took_us / 1000));
         CHECK(json_array_append_new(list, o) == 0);

@@ -9,6 +9,7 @@
 
 struct result {
     char mail[32], outcome[12], text[200], ses_message_id[128];
+    char peer_id[256]; /* of the gateway that was seen; "" if none */
     int code;
     int64_t at_ms; /* wall */
     uint64_t took_us;

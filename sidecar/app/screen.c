@@ -236,9 +236,9 @@ void screen_path(const json_t *status, const json_t *mail, FILE *to)
     char a[TEXT_MAX], b[TEXT_MAX];
     print_text(to, "svidmail", mail, "mail");
     print_text(to, "shows itself", json_object_get(identity, "mesh"), "spiffe_id");
-    const json_t *id = json_array_get(json_object_get(gateway, "spiffe_ids"), 0);
+    bool was_seen = screen_text(mail, "gateway", b, sizeof b)[0] != '\0';
     fprintf(to, "  %-13s%s (%s)\n", "gateway", screen_text(gateway, "host", a, sizeof a),
-            str_escape(b, sizeof b, str_from(json_string_value(id))));
+            was_seen ? b : "its identity was not seen");
     print_text(to, "as role", credentials, "role_arn");
     print_text(to, "SES region", credentials, "region");
     print_text(to, "SES id", mail, "ses_message_id");

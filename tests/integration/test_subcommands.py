@@ -234,6 +234,15 @@ def test_send_shows_each_step_and_the_whole_path(sidecar, aws, spire):
         assert words in result.stdout, (words, result.stdout)
 
 
+def test_send_names_the_gateway_that_the_mail_has_seen(new_sidecar, spire, gateway, aws):
+    spiffe_ids = [spire.id("/ns/other/sa/mail-egress"), spire.id(GATEWAY_PATH)]
+    sidecar = new_sidecar(spire, gateway, aws, {"gateway": {"spiffe_ids": spiffe_ids}})
+    sidecar.wait_ready()
+    result = sidecar.cli("send", "--to", RECIPIENT, "--from", SENDER)
+    assert result.returncode == 0, result
+    assert spiffe_ids[1] in result.stdout and spiffe_ids[0] not in result.stdout, result.stdout
+
+
 def test_send_takes_a_mail_from_stdin_byte_by_byte(sidecar, aws):
     text = "From: shop@shop.example\nTo: a@b.example\nSubject: own\n\n.dot\n..\nend"
     result = sidecar.cli("send", "--to", RECIPIENT, "--from", SENDER, "-", stdin=text)

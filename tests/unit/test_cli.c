@@ -432,13 +432,14 @@ static const char status_json[] =
     "\"offered\":[{\"spiffe_id\":\"spiffe://x/mesh\",\"expires_in_s\":-30}],"
     "\"bundles\":[{\"trust_domain\":\"x\",\"cas\":2,\"own\":true,\"usable\":true},"
     "{\"trust_domain\":\"y\",\"cas\":0,\"own\":false,\"usable\":false}]},"
-    "\"gateway\":{\"host\":\"gw\",\"spiffe_ids\":[\"spiffe://x/"
-    "gw\"],\"tls\":\"gateway\",\"streams\":2,"
+    "\"gateway\":{\"host\":\"gw\",\"spiffe_ids\":[\"spiffe://x/gw\",\"spiffe://x/gw2\"],"
+    "\"tls\":\"gateway\",\"streams\":2,"
     "\"last_failure\":\"reset\"},"
     "\"credentials\":{\"role_arn\":\"arn:r\",\"region\":\"eu-central-1\",\"usable\":true,\"expires_"
     "in_s\":172800},"
     "\"last\":[{\"mail\":\"01ID\",\"outcome\":\"delivered\",\"code\":250,\"text\":\"Ok 0100-ses\","
-    "\"ses_message_id\":\"0100-ses\",\"age_s\":5,\"took_ms\":42}]}\n";
+    "\"ses_message_id\":\"0100-ses\",\"gateway\":\"spiffe://x/"
+    "gw2\",\"age_s\":5,\"took_ms\":42}]}\n";
 
 TEST(cli, status_fits_on_a_screen_and_steers_no_terminal)
 {
@@ -804,11 +805,32 @@ TEST(cli, send_shows_the_way_a_mail_took)
     assert_has(o.out, "The way it took:\n"
                       "  svidmail     01ID\n"
                       "  shows itself spiffe://x/mesh\n"
-                      "  gateway      gw (spiffe://x/gw)\n"
+                      "  gateway      gw (spiffe://x/gw2)\n"
                       "  as role      arn:r\n"
                       "  SES region   eu-central-1\n"
                       "  SES id       0100-ses\n"
                       "  outcome      delivered in 42 ms\n");
+}
+
+TEST(cli, send_names_no_gateway_that_the_mail_has_not_seen)
+{
+    static const char *const lines[] = {
+        GREETING,      EHLO, "250 Ok\r\n", "250 Ok\r\n", "354 Go on\r\n", "451 4.4.1 not sent\r\n",
+        "221 Bye\r\n", NULL};
+    struct outcome o;
+    struct server smtp, admin;
+    smtp_start(&smtp, lines);
+    http_start(&admin, OK_HEAD "{\"gateway\":{\"host\":\"gw\",\"spiffe_ids\":[\"spiffe://x/gw\"]},"
+                               "\"last\":[{\"mail\":\"01ID\",\"outcome\":\"retry\",\"code\":451,"
+                               "\"text\":\"not sent\",\"took_ms\":3}]}");
+    AUTO_FREE char *address = address_of(&smtp);
+    run(&o, "send", "--to", "b@example.org", "--from", "a@example.org", "--smtp", address,
+        "--socket", admin.path, NULL);
+    server_stop(&smtp, NULL);
+    server_stop(&admin, NULL);
+    assert_int_equal(o.code, 1);
+    assert_has(o.out, "  gateway      gw (its identity was not seen)\n");
+    assert_not(o.out, "spiffe://x/gw");
 }
 
 TEST(cli, send_passes_a_file_on_with_crlf_and_stuffed_dots)

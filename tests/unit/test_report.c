@@ -247,6 +247,7 @@ TEST(report, status_names_identities_gateway_credentials_and_mails)
                          .outcome = "delivered",
                          .text = "Ok 0100",
                          .ses_message_id = "0100",
+                         .peer_id = "spiffe://example.org/gw2",
                          .code = 250,
                          .at_ms = NOW_MS - 9000,
                          .took_us = 41900};
@@ -274,7 +275,8 @@ TEST(report, status_names_identities_gateway_credentials_and_mails)
                 "\"usable\":true,\"expires_in_s\":7200}");
     assert_same(json_object_get(s, "last"),
                 "[{\"mail\":\"01ID\",\"outcome\":\"delivered\",\"code\":250,\"text\":\"Ok 0100\","
-                "\"ses_message_id\":\"0100\",\"age_s\":9,\"took_ms\":41}]");
+                "\"ses_message_id\":\"0100\",\"gateway\":\"spiffe://example.org/"
+                "gw2\",\"age_s\":9,\"took_ms\":41}]");
     json_decref(s);
     fixture_release(&f);
 }
