@@ -6,8 +6,8 @@
 #include "app/config.h"
 #include "base/err.h"
 
-/* Runs until a signal asks it to stop.  cfg is borrowed.  false: it could not start (e says why).
- */
+/* Runs until a signal asks it to stop.  cfg is borrowed.  false: it could not start (e says why);
+ * the log is as configured by then. */
 NODISCARD bool app_run(const struct config *cfg, struct err *e);
 
 #endif

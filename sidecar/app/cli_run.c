@@ -2,6 +2,7 @@
 #include "app/app.h"
 #include "app/cli.h"
 #include "app/process.h"
+#include "sys/log.h"
 
 #include <argp.h>
 #include <stdio.h>
@@ -48,7 +49,7 @@ int cli_run(int argc, char **argv)
     process_hold_sigterm();
     struct config *cfg = NULL;
     struct err e;
-    if (!config_load(o.config_file, &cfg, &e)) {
+    if (!config_load(o.config_file, &cfg, &e)) { /* how to log stands in the file */
         fprintf(stderr, "%s\n", e.msg);
         return 2;
     }
@@ -56,7 +57,7 @@ int cli_run(int argc, char **argv)
         cfg->log.format = strcmp(o.log_format, "text") == 0 ? LOG_TEXT : LOG_JSON;
     bool ok = app_run(cfg, &e);
     if (!ok)
-        fprintf(stderr, "svidmail: cannot start: %s\n", e.msg);
+        LOG_ERR(EV_APP_CANNOT_START, &e, F_STR("config", o.config_file));
     config_free(&cfg);
     return ok ? 0 : 1;
 }

@@ -2,7 +2,9 @@
 """It ends when it is told to, within 2 s and with a word to everybody, and starts only where it may."""
 
 import contextlib
+import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -130,8 +132,11 @@ def second(new_sidecar, spire, gateway, aws, config: dict, code: int,
     sidecar = new_sidecar(spire, gateway, aws, config, start=False, env=env)
     if env:
         sidecar.expect_warning("pod.shared")
+    if code == 1:
+        sidecar.expect_warning("app.cannot_start")
     sidecar.start(wait=False)
     assert sidecar.wait_exit(15) == code, sidecar.last_words
+    assert len(sidecar.events("app.cannot_start")) == (1 if code == 1 else 0), sidecar.last_words
     return sidecar.last_words
 
 
@@ -140,6 +145,30 @@ def test_second_on_the_same_admin_socket_is_refused_and_the_first_serves_on(new_
     words = second(new_sidecar, spire, gateway, aws, {"admin": {"socket": sidecar.admin_socket}}, 1)
     assert "another svidmail is running on it" in words and sidecar.admin_socket in words
     assert sidecar.is_ready() and send(sidecar)[0] == 250
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_why_it_cannot_start_is_the_last_line_of_its_log(new_sidecar, spire, gateway, aws, log_format):
+    """A collector parses every line; people read it as well."""
+    config = {"admin": {"socket": "/proc/svidmail/admin.sock"}, "log": {"format": log_format}}
+    sidecar = new_sidecar(spire, gateway, aws, config, start=False)
+    sidecar.expect_warning("app.cannot_start")
+    sidecar.start(wait=False)
+    assert sidecar.wait_exit(15) == 1
+    lines = sidecar.last_words.splitlines()
+    if log_format == "json":
+        line = [json.loads(line) for line in lines][-1]
+        assert (line["event"], line["level"]) == ("app.cannot_start", "error"), line
+        assert "/proc/svidmail/admin.sock" in line["error"] and line["config"] == sidecar.config_file, line
+    else:
+        assert re.fullmatch(r'\S+ error app\.cannot_start class="\S+" error="[^"]*/proc/svidmail/admin\.sock[^"]*" '
+                            r'config="\S+"', lines[-1]), lines
+
+
+def test_configuration_that_is_wrong_is_told_as_compilers_do(new_sidecar, spire, gateway, aws):
+    """Plainly: how the log is to look stands in the very file."""
+    words = second(new_sidecar, spire, gateway, aws, {"nonsense": 1, "log": {"format": "json"}}, 2)
+    assert re.match(r"\S+/svidmail\.yaml:\d+:\d+: nonsense: ", words), words
 
 
 def test_second_on_the_same_port_is_refused_and_the_first_serves_on(new_sidecar, spire, gateway, aws, sidecar):
