@@ -368,6 +368,22 @@ static void warn_of_config(const struct config *c)
                 F_STR("why", "whoever reaches this address can send mail as this pod"));
 }
 
+/* A manifest that was written by hand may lack what the charts and the injection put in. */
+static void warn_of_network(const struct config *c)
+{
+    if (c->smtp.allow_host_network || !process_is_network_unknown())
+        return;
+    LOG(EV_APP_CONFIG, F_STR("key", "smtp.allow_host_network"), F_BOOL("value", false),
+        F_STR("why",
+              "nobody can tell whether this pod uses the host's network, where every process of "
+              "the node could send mail through 127.0.0.1: the container lacks SVIDMAIL_POD_IP "
+              "or SVIDMAIL_HOST_IP"),
+        F_STR("cure",
+              "add to the container's env: {name: SVIDMAIL_POD_IP, valueFrom: {fieldRef: "
+              "{fieldPath: status.podIP}}} and {name: SVIDMAIL_HOST_IP, valueFrom: {fieldRef: "
+              "{fieldPath: status.hostIP}}}"));
+}
+
 /* A session has its socket and its mail's file, a call to AWS three sockets; two tunnels. */
 static void warn_of_descriptors(const struct config *c)
 {
@@ -409,6 +425,7 @@ static bool start(struct app *a, struct err *e)
         return false;
     fill_sources(a);
     warn_of_config(a->cfg);
+    warn_of_network(a->cfg);
     warn_of_descriptors(a->cfg);
     start_signals(a);
     workload_api_start(a->workload_api);

@@ -58,10 +58,23 @@ void process_release_sigterm(void)
     set_sigterm_mask(SIG_UNBLOCK);
 }
 
+/* "" if it is not set. */
+static const char *environment(const char *name)
+{
+    const char *value = getenv(name);
+    return value == NULL ? "" : value;
+}
+
+bool process_is_network_unknown(void)
+{
+    return *environment("KUBERNETES_SERVICE_HOST") != '\0' &&
+           (*environment("SVIDMAIL_POD_IP") == '\0' || *environment("SVIDMAIL_HOST_IP") == '\0');
+}
+
 bool process_check_network(bool is_allowed, struct err *e)
 {
-    const char *pod = getenv("SVIDMAIL_POD_IP"), *host = getenv("SVIDMAIL_HOST_IP");
-    if (is_allowed || pod == NULL || host == NULL || *pod == '\0' || strcmp(pod, host) != 0)
+    const char *pod = environment("SVIDMAIL_POD_IP"), *host = environment("SVIDMAIL_HOST_IP");
+    if (is_allowed || *pod == '\0' || strcmp(pod, host) != 0)
         return true;
     return err_set(
         e, ERR_DENIED, 0,

@@ -25,6 +25,8 @@ void process_release_sigterm(void);
  * Known by the downward API: SVIDMAIL_POD_IP (status.podIP) equal to SVIDMAIL_HOST_IP
  * (status.hostIP). */
 NODISCARD bool process_check_network(bool is_allowed, struct err *e);
+/* Whether that check has nothing to go by: a pod without those variables. */
+bool process_is_network_unknown(void);
 
 /* A directory of mode 0700 that is ours, for the tunnels' sockets: beside the admin socket, else in
  * $TMPDIR or /tmp. *out is malloc'd. */

@@ -200,6 +200,32 @@ def test_pod_network_is_taken(new_sidecar, spire, gateway, aws):
     sidecar.wait_ready()
 
 
+def test_host_network_that_cannot_be_told_is_warned_of(new_sidecar, spire, gateway, aws):
+    """As in a pod whose manifest was written by hand: without the two variables there is nothing to go by."""
+    in_kubernetes = {"KUBERNETES_SERVICE_HOST": "10.96.0.1"}
+    for env in ({}, {"SVIDMAIL_POD_IP": "10.0.0.7"}, {"SVIDMAIL_POD_IP": "10.0.0.7", "SVIDMAIL_HOST_IP": ""}):
+        sidecar = new_sidecar(spire, gateway, aws, env=in_kubernetes | env, start=False)
+        sidecar.expect_warning("pod.shared")
+        sidecar.expect_warning("app.config", key="smtp.allow_host_network")
+        sidecar.start()
+        warning = sidecar.wait_for_event("app.config")
+        assert "host's network" in warning["why"], warning
+        for words in ("SVIDMAIL_POD_IP", "status.podIP", "SVIDMAIL_HOST_IP", "status.hostIP", "valueFrom", "fieldRef"):
+            assert words in warning["cure"], warning
+
+
+@pytest.mark.parametrize("env, config", [
+    ({}, {}),
+    ({"KUBERNETES_SERVICE_HOST": "10.96.0.1", "SVIDMAIL_POD_IP": "10.0.0.7", "SVIDMAIL_HOST_IP": "10.0.0.8"}, {}),
+    ({"KUBERNETES_SERVICE_HOST": "10.96.0.1"}, {"smtp": {"allow_host_network": True}}),
+], ids=["no pod", "can be told", "is allowed"])
+def test_host_network_is_not_warned_of_where(new_sidecar, spire, gateway, aws, env, config):
+    sidecar = new_sidecar(spire, gateway, aws, config, env=env)
+    if env:
+        sidecar.expect_warning("pod.shared")
+    assert sidecar.events("app.config") == []
+
+
 def test_metrics_port_that_is_taken_is_a_warning_and_mail_goes_on(new_sidecar, spire, gateway, aws):
     port = free_port()
     with socket.create_server(("127.0.0.1", port)):
