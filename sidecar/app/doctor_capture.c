@@ -7,23 +7,24 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define ISTIO_OUTBOUND 15001
 #define TOUCH_MS       5000
-#define LIST_MAX_BYTES (1024u * 1024)
+#define LINE_MAX_BYTES 512 /* the kernel's have 180 */
 /* States as the kernel writes them. */
 #define ST_LISTEN "0A"
 /* Also those of a connection that istio-proxy has closed by the time we look, as it does where the
  * mesh forbids the way; not TIME_WAIT, which may be that of an earlier connection from our port. */
 #define ST_CONNECTED "01 03 04 05 08 09 0B"
 
-static const char *const lists[] = {"/proc/net/tcp", "/proc/net/tcp6"};
+static const struct socket_list {
+    const char *file;
+    bool is_optional; /* a kernel without IPv6 has none */
+} lists[] = {{"/proc/net/tcp", false}, {"/proc/net/tcp6", true}};
 
 static void touch(struct exam *x);
 
@@ -58,56 +59,66 @@ static bool is_one_of(struct str states, struct str state)
 }
 
 /* remote_port -1: any */
-static bool has_socket(struct str text, const char *states, long local_port, long remote_port)
+static bool is_socket(struct str line, const char *states, long local_port, long remote_port)
 {
-    while (text.len > 0) {
-        struct str line = str_sub(text, 0, str_index(text, '\n'));
-        text = str_sub(text, line.len + 1, text.len);
-        (void)next_word(&line); /* its number */
-        long local = port_in(next_word(&line)), remote = port_in(next_word(&line));
-        if (local == local_port && (remote_port == -1 || remote == remote_port) &&
-            is_one_of(str_from(states), next_word(&line)))
-            return true;
+    (void)next_word(&line); /* its number */
+    long local = port_in(next_word(&line)), remote = port_in(next_word(&line));
+    return local == local_port && (remote_port == -1 || remote == remote_port) &&
+           is_one_of(str_from(states), next_word(&line));
+}
+
+/* Line by line, for a busy pod has more sockets than anybody wants to hold in memory. */
+static enum proc_net_answer find_socket(FILE *list, const char *states, long local_port,
+                                        long remote_port)
+{
+    char line[LINE_MAX_BYTES];
+    while (fgets(line, sizeof line, list) != NULL) {
+        struct str text = str_from(line);
+        if (is_socket(str_sub(text, 0, str_index(text, '\n')), states, local_port, remote_port))
+            return PROC_NET_YES;
     }
-    return false;
+    return ferror(list) ? PROC_NET_UNREAD : PROC_NET_NO;
 }
 
-bool proc_net_has_listener(struct str text, uint16_t port)
+enum proc_net_answer proc_net_has_listener(FILE *list, uint16_t port)
 {
-    return has_socket(text, ST_LISTEN, port, -1);
+    return find_socket(list, ST_LISTEN, port, -1);
 }
 
-bool proc_net_has_connection(struct str text, uint16_t local_port, uint16_t remote_port)
+enum proc_net_answer proc_net_has_connection(FILE *list, uint16_t local_port, uint16_t remote_port)
 {
-    return has_socket(text, ST_CONNECTED, local_port, remote_port);
-}
-
-/* What cannot be read is as if it were empty. */
-static void read_list(const char *file, struct buf *out)
-{
-    AUTO_CLOSE int fd = open(file, O_RDONLY | O_CLOEXEC);
-    char piece[16384];
-    ssize_t n = 1;
-    while (fd != -1 && n > 0) {
-        n = read(fd, piece, sizeof piece);
-        if (n > 0 && !buf_append(out, piece, (size_t)n))
-            return;
-    }
+    return find_socket(list, ST_CONNECTED, local_port, remote_port);
 }
 
 /* our_port 0: is istio-proxy there at all?  Else: does it hold the other end of our connection? */
-static bool look(uint16_t our_port)
+static enum proc_net_answer look_into(const struct socket_list *list, uint16_t our_port)
 {
-    bool found = false;
-    for (size_t i = 0; i < ARRAY_LEN(lists) && !found; i++) {
-        struct buf b;
-        buf_init(&b, LIST_MAX_BYTES);
-        read_list(lists[i], &b);
-        found = our_port == 0 ? proc_net_has_listener(buf_str(&b), ISTIO_OUTBOUND)
-                              : proc_net_has_connection(buf_str(&b), ISTIO_OUTBOUND, our_port);
-        buf_release(&b);
+    char room[16384]; /* of its own accord stdio would ask for one KiB at a time */
+    FILE *f = fopen(list->file, "re");
+    if (f == NULL)
+        return list->is_optional && errno == ENOENT ? PROC_NET_NO : PROC_NET_UNREAD;
+    setvbuf(f, room, _IOFBF, sizeof room);
+    enum proc_net_answer answer = our_port == 0
+                                      ? proc_net_has_listener(f, ISTIO_OUTBOUND)
+                                      : proc_net_has_connection(f, ISTIO_OUTBOUND, our_port);
+    fclose(f);
+    return answer;
+}
+
+static enum proc_net_answer look(uint16_t our_port)
+{
+    enum proc_net_answer all = PROC_NET_NO;
+    for (size_t i = 0; i < ARRAY_LEN(lists) && all != PROC_NET_YES; i++) {
+        enum proc_net_answer one = look_into(&lists[i], our_port);
+        if (one != PROC_NET_NO)
+            all = one;
     }
-    return found;
+    return all;
+}
+
+static void tell_unread(struct doctor *d)
+{
+    doctor_skip(d, "because the kernel did not tell all of the pod's sockets");
 }
 
 static uint16_t own_port(const struct stream *s)
@@ -136,9 +147,13 @@ static void on_touched(void *arg)
     struct exam *x = arg;
     const struct config *c = x->s->config;
     uint16_t own = own_port(x->touch), port = port_of(x);
-    bool is_captured = own != 0 && look(own);
+    enum proc_net_answer captured = own == 0 ? PROC_NET_UNREAD : look(own);
     stream_close(&x->touch);
-    if (is_captured) {
+    if (captured == PROC_NET_UNREAD) {
+        tell_unread(x->walk);
+        return;
+    }
+    if (captured == PROC_NET_YES) {
         doctor_found(
             x->walk, "capture.captured",
             "a connection to %s:%u ends at istio-proxy in this pod, which may wrap our TLS "
@@ -170,10 +185,13 @@ static void touch(struct exam *x)
 void check_capture(void *arg, struct doctor *d, unsigned what)
 {
     (void)what;
-    if (look(0))
+    enum proc_net_answer there = look(0);
+    if (there == PROC_NET_YES)
         touch(arg);
-    else
+    else if (there == PROC_NET_NO)
         doctor_ok(d, "is not in this pod");
+    else
+        tell_unread(d);
 }
 
 void cancel_capture(void *arg, unsigned what)

@@ -9,6 +9,8 @@
 #include "ops/doctor.h"
 #include "sys/stream.h"
 
+#include <stdio.h>
+
 /* A way through the gateway to AWS, tried by one request that AWS refuses without a side effect. */
 enum way_kind { WAY_MAIL, WAY_STS, WAY_COUNT };
 /* How far it came; each is a check. */
@@ -92,9 +94,10 @@ void way_stream_sign(const struct stream_end *end, char *out, size_t cap);
 void sts_sign(const struct err *e, char *out, size_t cap);
 /* The sign of the probe's verdict; "" where it is what SES should say. */
 void ses_sign(const struct ses_verdict *v, char *out, size_t cap);
-/* In the text of /proc/net/tcp: a listener on this port; a connection from this port of ours that
- * ends at that local port. */
-bool proc_net_has_listener(struct str text, uint16_t port);
-bool proc_net_has_connection(struct str text, uint16_t local_port, uint16_t remote_port);
+/* In a list as /proc/net/tcp is one: a listener on this port; a connection from this port of ours
+ * that ends at that local port.  UNREAD: the list broke off before anything was found. */
+enum proc_net_answer { PROC_NET_NO, PROC_NET_YES, PROC_NET_UNREAD };
+enum proc_net_answer proc_net_has_listener(FILE *list, uint16_t port);
+enum proc_net_answer proc_net_has_connection(FILE *list, uint16_t local_port, uint16_t remote_port);
 
 #endif
