@@ -131,7 +131,7 @@ static void log_mail(const struct ingest *in, const struct mail *m, const struct
         F_INT("credentials_us", r->credentials_us), F_INT("connect_us", r->connect_us),
         F_INT("sent_us", r->sent_us), F_INT("attempt_us", r->total_us),
         F_INT("total_us", now - m->begun_at_us), F_BOOL("new_connection", r->is_new_connection),
-        F_BOOL("app_left", has_app_left));
+        F_BOOL("operator_fault", r->is_operator_fault), F_BOOL("app_left", has_app_left));
 }
 
 static const char *result_name(const struct smtp_reply *r)

@@ -45,7 +45,7 @@ struct ses_verdict {
     enum ses_outcome outcome;
     struct smtp_reply reply; /* for the app: SES's text, the right code */
     const char *error;       /* row of ses_errors.def, "" when delivered: for metrics */
-    bool is_operator_fault;  /* the set-up is wrong, not the mail: 4xx for a grace time */
+    bool is_operator_fault;  /* the set-up is wrong, not the mail: see ses_errors.def */
     enum ses_again again;
     char message_id[128], request_id[80];
     char peer_id[256];

@@ -21,6 +21,7 @@ struct route_result {
     struct smtp_reply reply;
     const char *error;                             /* class for metrics; "" when delivered */
     const char *message_id, *request_id, *peer_id; /* borrowed for the callback, "" if none */
+    bool is_operator_fault;                        /* the set-up is wrong, not the mail */
     bool is_new_connection;
     uint64_t credentials_us, connect_us, sent_us, total_us;
 };

@@ -24,6 +24,7 @@ static void on_verdict(void *arg, const struct ses_verdict *v)
                              .message_id = v->message_id,
                              .request_id = v->request_id,
                              .peer_id = v->peer_id,
+                             .is_operator_fault = v->is_operator_fault,
                              .is_new_connection = v->is_new_connection,
                              .credentials_us = v->credentials_us,
                              .connect_us = v->connect_us,

@@ -147,6 +147,33 @@ static const struct {
 };
 // clang-format on
 
+// clang-format off
+#define ANSWER(status, types, texts, outcome, again, code, enhanced, fault, name, note) {name, code, fault},
+#define GATEWAY(status, start, text, outcome, code, enhanced, fault, name, note) {name, code, fault},
+#define STREAM(cause, again, code, enhanced, fault, name) {name, code, fault},
+#define CALL(class, again, code, enhanced, fault, name, note) {name, code, fault},
+#define LOST(class, name, note) {name, 451, false},
+#define CREDENTIALS(class, code, enhanced, fault, name) {name, code, fault},
+static const struct {
+    const char *name;
+    int code;
+    bool is_operator_fault;
+} rows[] = {
+#include "aws/ses_errors.def"
+};
+// clang-format on
+
+/* Nothing is lost while it is put right; what AWS has ended for good is not put right by waiting.
+ */
+TEST(ses_judge, a_fault_of_the_operator_is_4xx_unless_it_is_for_good)
+{
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        bool is_for_good = strcmp(rows[i].name, "account_suspended") == 0;
+        if (rows[i].is_operator_fault && rows[i].code / 100 != (is_for_good ? 5 : 4))
+            fail_msg("%s: %d", rows[i].name, rows[i].code);
+    }
+}
+
 static void format_body(char *out, size_t cap, const char *key, const char *type,
                         const char *message)
 {
