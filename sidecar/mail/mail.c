@@ -29,16 +29,20 @@ struct mail *mail_new(const struct mail_path *from, int64_t wall_ms)
     return m;
 }
 
-bool mail_add_recipient(struct mail *m, const struct mail_path *to)
+bool mail_has_recipient(const struct mail *m, const struct mail_path *to)
 {
     for (size_t i = 0; i < m->n_recipients; i++)
         if (mail_path_same(&m->recipients[i], to))
-            return false;
+            return true;
+    return false;
+}
+
+void mail_add_recipient(struct mail *m, const struct mail_path *to)
+{
     if ((m->n_recipients & (m->n_recipients - 1)) == 0) /* room doubles at each power of two */
         m->recipients = xrealloc(m->recipients, (m->n_recipients == 0 ? 1 : m->n_recipients * 2) *
                                                     sizeof *m->recipients);
     m->recipients[m->n_recipients++] = *to;
-    return true;
 }
 
 void mail_free(struct mail **pm)

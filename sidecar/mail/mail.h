@@ -27,8 +27,9 @@ struct mail {
 
 /* A mail from this sender; id and times are set. */
 struct mail *mail_new(const struct mail_path *from, int64_t wall_ms);
-/* false: it has that recipient already (nothing added). */
-bool mail_add_recipient(struct mail *m, const struct mail_path *to);
+bool mail_has_recipient(const struct mail *m, const struct mail_path *to);
+/* One that mail_has_recipient() denies. */
+void mail_add_recipient(struct mail *m, const struct mail_path *to);
 void mail_free(struct mail **m);
 
 #endif

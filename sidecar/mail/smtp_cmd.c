@@ -123,7 +123,11 @@ static void run_rcpt(struct session *s, struct str arg)
         syntax_reply(s, &e);
         return;
     }
-    if (s->mail->n_recipients >= s->server->cfg.max_recipients) {
+    if (mail_has_recipient(s->mail, &args.to)) { /* sent once; at the limit too, see below */
+        session_reply(s, 250, "2.1.5", "Recipient ok");
+        return;
+    }
+    if (s->mail->n_recipients >= s->server->cfg.max_recipients) { /* the app sends to it again */
         session_reply(s, 452, "4.5.3", "Too many recipients: at most %u in one mail",
                       s->server->cfg.max_recipients);
         return;
@@ -134,7 +138,7 @@ static void run_rcpt(struct session *s, struct str arg)
         session_reply_full(s, &r);
         return;
     }
-    (void)mail_add_recipient(s->mail, &args.to); /* a repeated one is accepted and sent once */
+    mail_add_recipient(s->mail, &args.to);
     session_move(s, ST_RCPT);
     session_reply(s, 250, "2.1.5", "Recipient ok");
 }

@@ -312,6 +312,27 @@ TEST(smtp_server, the_51st_recipient_is_452_and_the_mail_goes_on)
     door_close(&d);
 }
 
+TEST(smtp_server, a_repeated_recipient_at_the_limit_is_taken_and_sent_once)
+{
+    struct door d;
+    struct client c;
+    struct smtp_server_config cfg = default_config();
+    cfg.max_recipients = 2;
+    door_open_with(&d, &cfg);
+    client_connect(&c, &d);
+    say(&d, &c, "EHLO a\r\nMAIL FROM:<a@s.example>\r\n", "250 2.1.0");
+    say(&d, &c, "RCPT TO:<b@x.example>\r\n", "250 2.1.5");
+    say(&d, &c, "RCPT TO:<c@x.example>\r\n", "250 2.1.5");
+    say(&d, &c, "RCPT TO:<b@X.example>\r\n", "250 2.1.5"); /* 452: the app would send it again */
+    say(&d, &c, "RCPT TO:<d@x.example>\r\n", "452 4.5.3");
+    say(&d, &c, "DATA\r\n", "354 ");
+    client_send(&c, STR("\r\nx\r\n.\r\n"));
+    LOOP_UNTIL(d.loop, d.n_taken == 1);
+    assert_int_equal(d.taken->n_recipients, 2);
+    client_close(&c);
+    door_close(&d);
+}
+
 TEST(smtp_server, size_over_the_limit_is_552_at_mail)
 {
     struct door d;
