@@ -9,11 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_ERRORS 20 /* bad commands in a row, then 421 */
+#define MAX_ERRORS 20 /* bad commands without a good MAIL or RCPT between them, then 421 */
 
 #define IN(s)  (1u << (s))
 #define IN_ENV (IN(ST_MAIL) | IN(ST_RCPT))
 #define IN_ANY (IN(ST_GREET) | IN(ST_READY) | IN_ENV)
+
+typedef void answer_fn(struct session *s, int code, const char *enhanced, const char *text);
 
 static void bad_command(struct session *s, int code, const char *enhanced, const char *text)
 {
@@ -22,6 +24,19 @@ static void bad_command(struct session *s, int code, const char *enhanced, const
         session_finish(s);
         return;
     }
+    session_reply(s, code, enhanced, "%s", text);
+}
+
+/* Bad recipients, or the rest of a refused mail that was pipelined behind its MAIL, say nothing
+ * against the session: with a 421 such a mail could never be sent, nor those that wait behind it.
+ * As many as a mail may have recipients, and its DATA, are pardoned. */
+static void bad_envelope(struct session *s, int code, const char *enhanced, const char *text)
+{
+    if (s->n_pardons == 0) {
+        bad_command(s, code, enhanced, text);
+        return;
+    }
+    s->n_pardons--;
     session_reply(s, code, enhanced, "%s", text);
 }
 
@@ -70,17 +85,17 @@ static void refused(struct session *s, const struct mail *m, const struct smtp_r
     s->server->ev.on_refused(s->server->arg, m, r);
 }
 
-static void syntax_reply(struct session *s, const struct err *e)
+static void syntax_reply(struct session *s, answer_fn *answer, const struct err *e)
 {
     switch (e->code) {
     case ERR_DENIED:
-        bad_command(s, 553, "5.6.7", e->msg);
+        answer(s, 553, "5.6.7", e->msg);
         break;
     case ERR_LIMIT:
-        bad_command(s, 555, "5.5.4", e->msg);
+        answer(s, 555, "5.5.4", e->msg);
         break;
     default:
-        bad_command(s, 501, "5.5.4", e->msg);
+        answer(s, 501, "5.5.4", e->msg);
         break;
     }
 }
@@ -89,8 +104,9 @@ static void run_mail(struct session *s, struct str arg)
 {
     struct smtp_mail_args args;
     struct err e;
+    s->n_pardons = s->server->cfg.max_recipients + 1;
     if (!smtp_parse_mail(arg, &args, &e)) {
-        syntax_reply(s, &e);
+        syntax_reply(s, bad_command, &e);
         return;
     }
     struct mail *m = mail_new(&args.from, clock_wall_ms(s->server->clock));
@@ -115,16 +131,22 @@ static void run_mail(struct session *s, struct str arg)
     session_reply(s, 250, "2.1.0", "Sender ok");
 }
 
+static void recipient_ok(struct session *s)
+{
+    s->n_errors = 0;
+    session_reply(s, 250, "2.1.5", "Recipient ok");
+}
+
 static void run_rcpt(struct session *s, struct str arg)
 {
     struct smtp_rcpt_args args;
     struct err e;
     if (!smtp_parse_rcpt(arg, &args, &e)) {
-        syntax_reply(s, &e);
+        syntax_reply(s, bad_envelope, &e);
         return;
     }
     if (mail_has_recipient(s->mail, &args.to)) { /* sent once; at the limit too, see below */
-        session_reply(s, 250, "2.1.5", "Recipient ok");
+        recipient_ok(s);
         return;
     }
     if (s->mail->n_recipients >= s->server->cfg.max_recipients) { /* the app sends to it again */
@@ -140,7 +162,7 @@ static void run_rcpt(struct session *s, struct str arg)
     }
     mail_add_recipient(s->mail, &args.to);
     session_move(s, ST_RCPT);
-    session_reply(s, 250, "2.1.5", "Recipient ok");
+    recipient_ok(s);
 }
 
 static bool write_body(void *arg, struct str bytes)
@@ -413,7 +435,9 @@ static const struct {
 void smtp_cmd_run(struct session *s, const struct smtp_event *ev)
 {
     if ((cmds[ev->verb].legal_in & IN(s->state)) == 0) {
-        bad_command(s, 503, "5.5.1", cmds[ev->verb].out_of_order);
+        bool is_envelope = ev->verb == SMTP_RCPT || ev->verb == SMTP_DATA;
+        answer_fn *answer = is_envelope ? bad_envelope : bad_command;
+        answer(s, 503, "5.5.1", cmds[ev->verb].out_of_order);
         return;
     }
     cmds[ev->verb].run(s, ev->arg);

@@ -40,7 +40,8 @@ struct session {
     char helo[128]; /* safe characters only */
     bool is_esmtp;
     bool is_local_socket;
-    unsigned n_errors;          /* bad commands in a row */
+    unsigned n_errors;          /* bad commands since a MAIL or RCPT went well */
+    unsigned n_pardons;         /* bad RCPT and DATA of this mail that still go uncounted */
     unsigned auth_lines_left;   /* ST_AUTH */
     struct mail *mail;          /* exactly in MAIL, RCPT, BODY */
     struct smtp_ticket *ticket; /* exactly in VERDICT */

@@ -566,6 +566,82 @@ TEST(smtp_server, twenty_one_bad_commands_end_the_session)
     door_close(&d);
 }
 
+TEST(smtp_server, bad_recipients_cost_the_good_ones_nothing)
+{
+    struct door d;
+    struct client c;
+    door_open(&d);
+    client_connect(&c, &d);
+    say(&d, &c, "EHLO a\r\nMAIL FROM:<a@s.example>\r\n", "250 2.1.0");
+    for (int i = 0; i < 22; i++) {
+        char line[64];
+        snprintf(line, sizeof line, "RCPT TO:<r%d@x.example>\r\n", i);
+        say(&d, &c, "RCPT TO:<no one@x.example>\r\n", "501 5.5.4");
+        say(&d, &c, line, "250 2.1.5");
+    }
+    for (int i = 0; i < 22; i++)
+        say(&d, &c, "RCPT TO:<no one@x.example>\r\n", "501 5.5.4");
+    say(&d, &c, "DATA\r\n", "354 ");
+    client_send(&c, STR("\r\nx\r\n.\r\n"));
+    LOOP_UNTIL(d.loop, d.n_taken == 1);
+    assert_int_equal(d.taken->n_recipients, 22);
+    client_close(&c);
+    door_close(&d);
+}
+
+TEST(smtp_server, a_good_recipient_forgives_the_bad_commands_before_it)
+{
+    struct door d;
+    struct client c;
+    door_open(&d);
+    client_connect(&c, &d);
+    say(&d, &c, "EHLO a\r\nMAIL FROM:<a@s.example>\r\n", "250 2.1.0");
+    for (int turn = 0; turn < 2; turn++) {
+        for (int i = 0; i < 20; i++)
+            say(&d, &c, "NONSENSE\r\n", "500 5.5.2");
+        say(&d, &c, "RCPT TO:<b@x.example>\r\n", "250 2.1.5");
+    }
+    client_close(&c);
+    door_close(&d);
+}
+
+TEST(smtp_server, an_app_that_pipelines_is_kept_while_its_mails_are_refused)
+{
+    struct door d;
+    struct client c;
+    door_open(&d);
+    client_connect(&c, &d);
+    client_send(&c, STR("EHLO a\r\n"));
+    smtp_reply_set(&d.refuse_mail, 451, "4.7.0", "Not ready");
+    for (int i = 0; i < 30; i++)
+        say(&d, &c, "MAIL FROM:<a@s.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n",
+            "503 5.5.1 No valid recipient");
+    d.refuse_mail.code = 0;
+    say(&d, &c, "MAIL FROM:<a@s.example>\r\n", "250 2.1.0");
+    client_close(&c);
+    door_close(&d);
+}
+
+/* 50 are the recipients' limit, one more for DATA, 20 for any session. */
+TEST(smtp_server, a_flood_of_bad_recipients_ends_the_session)
+{
+    static const char *const mails[] = {"MAIL FROM:<a@s.example>\r\n", "MAIL FROM:<a@\r\n"};
+    for (size_t i = 0; i < sizeof mails / sizeof mails[0]; i++) {
+        struct door d;
+        struct client c;
+        door_open(&d);
+        client_connect(&c, &d);
+        client_send(&c, STR("EHLO a\r\n"));
+        client_send(&c, str_from(mails[i]));
+        for (int k = 0; k < 51 + 21; k++)
+            client_send(&c, STR("RCPT TO:<no one@x.example>\r\n"));
+        expect(&d, &c, "421 4.7.0");
+        LOOP_UNTIL(d.loop, c.has_ended);
+        client_close(&c);
+        door_close(&d);
+    }
+}
+
 TEST(smtp_server, refusals_of_the_owner_reach_the_app)
 {
     struct door d;
