@@ -47,7 +47,7 @@ NODISCARD bool smtp_server_new(uv_loop_t *loop, const struct smtp_server_config 
                                const struct smtp_events *ev, void *arg, const struct clock *clock,
                                struct smtp_server **out, struct err *e);
 /* The verdict for the mail of this ticket, which is gone afterwards.  false: the app had left
- * meanwhile. */
+ * meanwhile, or had shut its sending side, as far as can be known; who still reads is answered. */
 bool smtp_server_reply(struct smtp_ticket **t, const struct smtp_reply *r);
 
 /* No new connections; idle sessions get 421; sessions with a mail under way may end it.  Within

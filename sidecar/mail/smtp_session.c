@@ -33,6 +33,7 @@ static const struct { const char *name; uint32_t next; } states[ST_COUNT] = {
 void session_move(struct session *s, enum session_state to) /* the only writer of s->state */
 {
     CHECK(states[s->state].next & IN(to));
+    s->left = s->state;
     s->state = to;
     CHECK((s->mail != NULL) == ((IN(to) & IN_TX) != 0)); /* nothing of a mail outlives it */
     CHECK((s->ticket != NULL) == (to == ST_VERDICT));
@@ -81,7 +82,7 @@ void session_reply(struct session *s, int code, const char *enhanced, const char
 static void forget(struct session *s) /* the stream is closed or closing by itself */
 {
     struct smtp_server *server = s->server;
-    LOG(EV_SMTP_SESSION_CLOSED, F_STR("session", s->id), F_STR("state", states[s->state].name));
+    LOG(EV_SMTP_SESSION_CLOSED, F_STR("session", s->id), F_STR("state", states[s->left].name));
     if (s->ticket != NULL)
         s->ticket->session = NULL;
     mail_free(&s->mail);
@@ -101,8 +102,20 @@ static void on_closed(void *arg)
     forget(s);
 }
 
+/* It went away, said QUIT, was idle, or we stop: an operator who looks for the mail finds it here.
+ */
+static void tell_aborted(const struct session *s)
+{
+    metric_add(M_SMTP_TRANSACTIONS, METRIC_L("aborted"), 1);
+    LOG(EV_SMTP_TX_ABORTED, F_STR("mail", s->mail->id), F_STR("session", s->id),
+        F_STR("state", states[s->state].name), F_S("from_domain", mail_path_domain(&s->mail->from)),
+        F_INT("recipients", s->mail->n_recipients), F_INT("bytes", s->mail->received_bytes));
+}
+
 static void leave_tx(struct session *s)
 {
+    if (s->mail != NULL)
+        tell_aborted(s);
     mail_free(&s->mail);
     if (s->ticket != NULL)
         s->ticket->session = NULL;
@@ -270,6 +283,7 @@ bool smtp_server_reply(struct smtp_ticket **pt, const struct smtp_reply *r)
         return false;
     }
     s->ticket = NULL;
+    bool has_left = stream_has_peer_ended(s->stream);
     session_move(s, ST_READY);
     session_reply_full(s, r);
     timer_start(s->idle, s->server->cfg.idle_timeout_ms);
@@ -277,7 +291,7 @@ bool smtp_server_reply(struct smtp_ticket **pt, const struct smtp_reply *r)
         session_drain(s);
     else
         resume(s);
-    return true;
+    return !has_left;
 }
 
 static void refuse(struct session *s)

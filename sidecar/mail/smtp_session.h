@@ -35,7 +35,7 @@ struct session {
     struct list link;
     struct stream *stream;
     struct timer *idle;
-    enum session_state state;
+    enum session_state state, left; /* left: the state before the current one */
     char id[12];
     char helo[128]; /* safe characters only */
     bool is_esmtp;

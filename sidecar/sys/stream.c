@@ -10,6 +10,7 @@
 
 #include <netdb.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -210,6 +211,12 @@ int stream_fd(const struct stream *s)
 {
     uv_os_fd_t fd = -1;
     return uv_fileno(&s->uv.handle, &fd) == 0 ? fd : -1;
+}
+
+bool stream_has_peer_ended(const struct stream *s)
+{
+    struct pollfd p = {.fd = stream_fd(s), .events = POLLRDHUP};
+    return poll(&p, 1, 0) == 1; /* POLLHUP and POLLERR, of a reset, need not be asked for */
 }
 
 /* ---- reading ---- */

@@ -55,6 +55,9 @@ NODISCARD bool stream_write(struct stream *s, struct str bytes);
 size_t stream_write_queued(const struct stream *s);
 void stream_read_start(struct stream *s);
 void stream_read_stop(struct stream *s);
+/* The peer sends nothing any more, beyond what is unread: it has closed, or shut its sending side.
+ * Asks the kernel, so it is known while reading is paused too. */
+bool stream_has_peer_ended(const struct stream *s);
 /* Half close after what is queued has gone out. */
 void stream_shutdown(struct stream *s);
 /* Close now; queued bytes are dropped unless stream_close_after_flush(). Nulls *s. */

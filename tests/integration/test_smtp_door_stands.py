@@ -115,6 +115,30 @@ def test_10_mb_of_noops_are_answered_one_by_one_to_who_reads(sidecar):
     assert len(replies) == count + 2 and replies[-1].startswith("221 ")
 
 
+# --- clients that leave
+
+
+def test_app_that_left_before_the_verdict_is_named_in_the_mails_line(sidecar, aws):
+    aws.inject(delay=1)
+    with sidecar.connect() as connection:
+        connection.sendall(b"EHLO a\r\n" + START + raw(b"x\r\n") + b".\r\n")
+        aws.wait_for_requests(1)
+    assert sidecar.wait_for_event("mail.done")["app_left"] is True
+    assert send(sidecar)[0] == 250
+    assert sidecar.wait_for_event("mail.done", app_left=False)["outcome"] == "delivered"
+
+
+def test_app_that_left_inside_its_mail_is_told_of(sidecar, aws):
+    with sidecar.connect() as connection:
+        connection.sendall(b"EHLO a\r\n" + START + raw(b"half a ma"))
+        poll_until("it to be read", lambda: sidecar.metric("smtp_reply_total", code="354") == 1, 10)
+    aborted = sidecar.wait_for_event("smtp.tx.aborted", state="body")
+    assert aborted["from_domain"] == "shop.example" and aborted["recipients"] == 1
+    assert sidecar.wait_for_event("smtp.session.closed", session=aborted["session"])["state"] == "body"
+    assert sidecar.metric("smtp_transactions_total", result="aborted") == 1
+    assert aws.requests_of("ses") == []
+
+
 # --- what is no mail, or tries to be two
 
 ENDINGS = [b"\n.\n", b"\r.\r", b"\n.\r\n", b"\r\n.\n", b"\r\n.\r", b"\r.\r\n", b"\r\n\x00.\r\n", b"\n.\n\n",

@@ -5,6 +5,7 @@
 #include "base/buf.h"
 #include "mail/smtp_server.h"
 #include "sys/log.h"
+#include "sys/metrics.h"
 #include "sys/stream.h"
 
 #include <stdlib.h>
@@ -403,7 +404,7 @@ TEST(smtp_server, a_mail_that_runs_in_circles_is_554_5_4_6)
     door_close(&d);
 }
 
-TEST(smtp_server, a_client_that_leaves_while_its_verdict_is_awaited_is_not_answered)
+TEST(smtp_server, a_client_that_left_while_its_verdict_was_awaited_is_told_of)
 {
     struct door d;
     struct client c;
@@ -413,18 +414,40 @@ TEST(smtp_server, a_client_that_leaves_while_its_verdict_is_awaited_is_not_answe
                         "TO:<b@x.example>\r\nDATA\r\n\r\nx\r\n.\r\n"));
     LOOP_UNTIL(d.loop, d.n_taken == 1);
     client_close(&c);
+    loop_settle(d.loop);
     /* reading is paused while a verdict is awaited, so the server learns of it when it answers */
     struct smtp_reply r;
     smtp_reply_set(&r, 250, "2.0.0", "Ok");
-    smtp_server_reply(&d.ticket, &r);
+    assert_false(smtp_server_reply(&d.ticket, &r));
     LOOP_UNTIL(d.loop, smtp_server_n_sessions(d.server) == 0);
     door_close(&d);
 }
 
-TEST(smtp_server, a_client_that_leaves_inside_its_body_leaves_nothing)
+/* nc and shell scripts do so: they may have left or not, and read on if not. */
+TEST(smtp_server, a_client_that_has_shut_its_sending_side_is_answered_all_the_same)
 {
     struct door d;
     struct client c;
+    door_open(&d);
+    client_connect(&c, &d);
+    client_send(&c, STR("EHLO a\r\nMAIL FROM:<a@s.example>\r\nRCPT "
+                        "TO:<b@x.example>\r\nDATA\r\n\r\nx\r\n.\r\n"));
+    stream_shutdown(c.stream);
+    LOOP_UNTIL(d.loop, d.n_taken == 1);
+    loop_settle(d.loop);
+    struct smtp_reply r;
+    smtp_reply_set(&r, 250, "2.0.0", "Ok 0107-1");
+    assert_false(smtp_server_reply(&d.ticket, &r));
+    expect(&d, &c, "250 2.0.0 Ok 0107-1\r\n");
+    client_close(&c);
+    door_close(&d);
+}
+
+TEST(smtp_server, a_client_that_leaves_inside_its_body_is_counted_and_leaves_nothing)
+{
+    struct door d;
+    struct client c;
+    double n_before = metric_get(M_SMTP_TRANSACTIONS, METRIC_L("aborted"));
     door_open(&d);
     client_connect(&c, &d);
     say(&d, &c, "EHLO a\r\nMAIL FROM:<a@s.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n", "354 ");
@@ -433,6 +456,7 @@ TEST(smtp_server, a_client_that_leaves_inside_its_body_leaves_nothing)
     client_close(&c);
     LOOP_UNTIL(d.loop, smtp_server_n_sessions(d.server) == 0);
     assert_int_equal(d.n_taken, 0);
+    assert_true(metric_get(M_SMTP_TRANSACTIONS, METRIC_L("aborted")) == n_before + 1);
     door_close(&d); /* CHECKs that no file is open */
 }
 
