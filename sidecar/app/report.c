@@ -97,7 +97,7 @@ static json_t *smtp_section(const struct report_sources *r)
     for (size_t i = 0; open != NULL && open[i] != NULL; i++)
         CHECK(json_array_append_new(listeners, text(open[i])) == 0);
     put(o, "listeners", listeners);
-    put_number(o, "sessions", r->smtp == NULL ? 0 : smtp_server_n_sessions(r->smtp));
+    put_number(o, "sessions", r->smtp == NULL ? 0 : smtp_server_n_serving(r->smtp));
     return o;
 }
 

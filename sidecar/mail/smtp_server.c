@@ -221,6 +221,11 @@ unsigned smtp_server_n_sessions(const struct smtp_server *s)
     return s->n_sessions;
 }
 
+unsigned smtp_server_n_serving(const struct smtp_server *s)
+{
+    return s->n_serving;
+}
+
 const char *const *smtp_server_listeners(const struct smtp_server *s)
 {
     return (const char *const *)s->listener_names;

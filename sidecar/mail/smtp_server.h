@@ -18,7 +18,8 @@ struct smtp_server_config {
     size_t n_listen;
     uint64_t max_message_bytes;
     unsigned max_recipients; /* the next one gets 452 4.5.3 */
-    unsigned max_connections;
+    unsigned
+        max_connections; /* the next one gets 421 4.3.2, or nothing while as many are leaving */
     uint64_t idle_timeout_ms;
     bool refuse_bare_lf;              /* else normalised to CRLF */
     bool accepts_any_auth;            /* AUTH PLAIN and LOGIN are offered and accept everything */
@@ -57,7 +58,10 @@ void smtp_server_drain(struct smtp_server *s, uint64_t close_within_ms);
 /* What is still there is cut, or gets 421 if it was drained before; cb runs once when everything is
  * closed and s is freed.  Tickets still out stay valid (smtp_server_reply() then says false). */
 void smtp_server_close(struct smtp_server *s, void (*cb)(void *arg), void *arg);
+/* Those that are on their way out included: 0 when nobody is owed a word any more. */
 unsigned smtp_server_n_sessions(const struct smtp_server *s);
+/* Those that count for max_connections. */
+unsigned smtp_server_n_serving(const struct smtp_server *s);
 /* Addresses really open, as text, NULL-terminated, borrowed ("127.0.0.1:2525"). */
 const char *const *smtp_server_listeners(const struct smtp_server *s);
 

@@ -30,11 +30,19 @@ static const struct { const char *name; uint32_t next; } states[ST_COUNT] = {
 };
 // clang-format on
 
+static void set_serving(struct smtp_server *server, unsigned n)
+{
+    server->n_serving = n;
+    metric_set(M_SMTP_SESSIONS, METRIC_NONE, n);
+}
+
 void session_move(struct session *s, enum session_state to) /* the only writer of s->state */
 {
     CHECK(states[s->state].next & IN(to));
     s->left = s->state;
     s->state = to;
+    if (to == ST_CLOSING) /* its place is free, however long its client takes to close */
+        set_serving(s->server, s->server->n_serving - 1);
     CHECK((s->mail != NULL) == ((IN(to) & IN_TX) != 0)); /* nothing of a mail outlives it */
     CHECK((s->ticket != NULL) == (to == ST_VERDICT));
 }
@@ -89,7 +97,6 @@ static void forget(struct session *s) /* the stream is closed or closing by itse
     timer_free(&s->idle);
     list_remove(&s->link);
     server->n_sessions--;
-    metric_set(M_SMTP_SESSIONS, METRIC_NONE, server->n_sessions);
     buf_release(&s->in);
     buf_release(&s->out);
     free(s);
@@ -294,11 +301,16 @@ bool smtp_server_reply(struct smtp_ticket **pt, const struct smtp_reply *r)
     return !has_left;
 }
 
+/* Told so, and given time to read it, unless too many others are still reading theirs. */
 static void refuse(struct session *s)
 {
-    LOG(EV_SMTP_SESSION_REFUSED, F_INT("sessions", s->server->n_sessions - 1));
-    session_reply(s, 421, "4.3.2", "%s too many connections, try again soon",
-                  s->server->cfg.hostname);
+    const struct smtp_server *server = s->server;
+    LOG(EV_SMTP_SESSION_REFUSED, F_INT("sessions", server->n_serving - 1));
+    if (server->n_sessions > 2 * server->cfg.max_connections) {
+        session_cut(s);
+        return;
+    }
+    session_reply(s, 421, "4.3.2", "%s too many connections, try again soon", server->cfg.hostname);
     session_finish(s);
 }
 
@@ -322,9 +334,9 @@ void session_start(struct smtp_server *server, uv_stream_t *listener, bool is_lo
     s->idle = timer_new(server->loop, on_idle, s);
     list_push_back(&server->sessions, &s->link);
     server->n_sessions++;
-    metric_set(M_SMTP_SESSIONS, METRIC_NONE, server->n_sessions);
+    set_serving(server, server->n_serving + 1);
     LOG(EV_SMTP_SESSION_OPENED, F_STR("session", s->id));
-    if (server->n_sessions > server->cfg.max_connections || server->is_draining) {
+    if (server->n_serving > server->cfg.max_connections || server->is_draining) {
         refuse(s);
         return;
     }

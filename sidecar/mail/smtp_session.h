@@ -58,6 +58,7 @@ struct smtp_server {
     const struct clock *clock;
     struct list sessions;
     unsigned n_sessions, n_listeners, n_open_handles;
+    unsigned n_serving; /* sessions that are not in CLOSING */
     bool is_draining, is_closing;
     uint64_t close_by_ms; /* monotonic; while draining */
     uint64_t n_accepted;

@@ -478,6 +478,49 @@ TEST(smtp_server, one_connection_too_many_gets_421)
     door_close(&d);
 }
 
+/* A session that has ended lingers until its client closes. */
+TEST(smtp_server, sessions_that_are_going_away_take_nobodys_place)
+{
+    struct door d;
+    struct client c[5];
+    struct smtp_server_config cfg = default_config();
+    cfg.max_connections = 2;
+    door_open_with(&d, &cfg);
+    for (int i = 0; i < 4; i++) {
+        client_connect(&c[i], &d);
+        expect(&d, &c[i], i < 2 ? "220 " : "421 4.3.2");
+    }
+    assert_true(metric_get(M_SMTP_SESSIONS, METRIC_NONE) == 2);
+    say(&d, &c[0], "QUIT\r\n", "221 2.0.0");
+    assert_true(metric_get(M_SMTP_SESSIONS, METRIC_NONE) == 1);
+    client_connect(&c[4], &d);
+    expect(&d, &c[4], "220 ");
+    assert_int_equal(smtp_server_n_serving(d.server), 2);
+    for (int i = 0; i < 5; i++)
+        client_close(&c[i]);
+    door_close(&d);
+}
+
+TEST(smtp_server, connections_beyond_twice_the_limit_are_closed_without_a_word)
+{
+    struct door d;
+    struct client c[5];
+    struct smtp_server_config cfg = default_config();
+    cfg.max_connections = 2;
+    door_open_with(&d, &cfg);
+    for (int i = 0; i < 4; i++) {
+        client_connect(&c[i], &d);
+        expect(&d, &c[i], i < 2 ? "220 " : "421 4.3.2");
+    }
+    client_connect(&c[4], &d);
+    LOOP_UNTIL(d.loop, c[4].has_ended);
+    assert_int_equal(c[4].got.len, 0);
+    LOOP_UNTIL(d.loop, smtp_server_n_sessions(d.server) <= 4);
+    for (int i = 0; i < 5; i++)
+        client_close(&c[i]);
+    door_close(&d);
+}
+
 TEST(smtp_server, more_replies_than_its_buffer_holds_are_all_sent_to_who_reads_them)
 {
     enum { N = 20000 };
