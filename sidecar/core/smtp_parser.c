@@ -5,9 +5,13 @@
 
 #include <string.h>
 
+/* One byte more than a command may have: it may turn out to be the CR of the line's end. */
+#define KEPT_MAX (SMTP_LINE_MAX + 1)
+
 /* Where the next byte stands.  A line "made by LF" follows a bare LF: it cannot end the mail. */
 enum state {
     AT_COMMAND,
+    AT_AUTH_LINE,
     AT_LINE,        /* body, behind CRLF */
     AT_LINE_DOT,    /* CRLF . */
     AT_LINE_DOT_CR, /* CRLF . CR */
@@ -42,11 +46,17 @@ void smtp_parser_init(struct smtp_parser *p, bool refuse_bare_lf)
 
 void smtp_parser_expect_body(struct smtp_parser *p)
 {
-    CHECK(p->state == AT_COMMAND && p->len == 0 && !p->is_too_long);
+    CHECK(p->state == AT_COMMAND && p->len == 0);
     p->state = AT_LINE;
     p->defect = SMTP_BODY_OK;
     p->had_bare_lf = false;
     p->line_len = 0;
+}
+
+void smtp_parser_expect_auth_line(struct smtp_parser *p)
+{
+    CHECK(p->state == AT_COMMAND && p->len == 0);
+    p->state = AT_AUTH_LINE;
 }
 
 const char *smtp_verb_name(enum smtp_verb v)
@@ -96,17 +106,33 @@ static struct smtp_event command_event(struct str line)
     return ev;
 }
 
-/* One byte more than the maximum is kept: it may turn out to be the CR of the line's end. */
+static size_t kept_len(size_t len)
+{
+    return len < KEPT_MAX ? len : KEPT_MAX;
+}
+
 static void keep_command_bytes(struct smtp_parser *p, struct str bytes)
 {
-    size_t room = SMTP_LINE_MAX + 1 - p->len;
-    if (bytes.len > room) {
-        p->is_too_long = true;
-        bytes.len = room;
-    }
-    if (bytes.len > 0)
-        memcpy(p->line + p->len, bytes.p, bytes.len);
+    size_t at = kept_len(p->len);
+    struct str kept = str_sub(bytes, 0, KEPT_MAX - at);
+    if (bytes.len == 0)
+        return;
+    memcpy(p->line + at, kept.p, kept.len);
     p->len += bytes.len;
+    p->last = bytes.p[bytes.len - 1];
+}
+
+static struct smtp_event line_event(struct str line, size_t len, bool is_auth_line)
+{
+    struct smtp_event ev = {.kind = SMTP_EV_AUTH_LINE, .verb = SMTP_UNKNOWN};
+    if (is_auth_line)
+        ev.arg = str_sub(line, 0, SMTP_LINE_MAX);
+    else
+        ev = command_event(line);
+    bool is_auth = is_auth_line || ev.verb == SMTP_AUTH;
+    if (len > (is_auth ? SMTP_AUTH_LINE_MAX : SMTP_LINE_MAX))
+        ev = (struct smtp_event){.kind = SMTP_EV_LINE_TOO_LONG, .verb = ev.verb};
+    return ev;
 }
 
 static struct smtp_event step_command(struct smtp_parser *p, struct str *in)
@@ -118,16 +144,11 @@ static struct smtp_event step_command(struct smtp_parser *p, struct str *in)
         return nothing;
     }
     advance(in, n + 1);
-    struct str line = {p->line, p->len};
-    if (!p->is_too_long && line.len > 0 && line.p[line.len - 1] == '\r')
-        line.len--;
-    bool is_too_long = line.len > SMTP_LINE_MAX;
+    size_t len = p->len > 0 && p->last == '\r' ? p->len - 1 : p->len;
+    bool is_auth_line = p->state == AT_AUTH_LINE;
     p->len = 0;
-    p->is_too_long = false;
-    struct smtp_event ev = command_event(line);
-    if (is_too_long)
-        ev = (struct smtp_event){.kind = SMTP_EV_LINE_TOO_LONG, .verb = ev.verb};
-    return ev;
+    p->state = AT_COMMAND;
+    return line_event((struct str){p->line, kept_len(len)}, len, is_auth_line);
 }
 
 /* ---- body ---- */
@@ -344,6 +365,7 @@ static struct smtp_event step_lf_line_dot(struct smtp_parser *p, struct str *in)
 // clang-format off
 static step_fn *const steps[] = {
     [AT_COMMAND]     = step_command,
+    [AT_AUTH_LINE]   = step_command,
     [AT_LINE]        = step_line,
     [AT_LINE_DOT]    = step_line_dot,
     [AT_LINE_DOT_CR] = step_line_dot_cr,

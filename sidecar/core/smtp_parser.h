@@ -5,7 +5,8 @@
  *
  * Commands: a line ends in CRLF or LF; longer than SMTP_LINE_MAX is SMTP_EV_LINE_TOO_LONG once,
  * when its end has come, and the line is dropped.  A line with a CR or NUL inside is never a
- * command (SMTP_UNKNOWN).
+ * command (SMTP_UNKNOWN).  AUTH and the responses to it may have SMTP_AUTH_LINE_MAX bytes, of which
+ * those beyond SMTP_LINE_MAX are counted and forgotten: nobody believes a password here.
  *
  * Body (after smtp_parser_expect_body): only CRLF.CRLF ends it (RFC 5321 4.1.1.4), the CRLF in
  * front being that of the DATA line for an empty body.  Dots are unstuffed.  A bare LF becomes
@@ -23,8 +24,9 @@
 #include "base/str.h"
 #include "core/mail_address.h"
 
-#define SMTP_LINE_MAX      2048 /* command line without its end; RFC 5321 asks for 512 and more */
-#define SMTP_BODY_LINE_MAX 998  /* text line without its end; RFC 5321 4.5.3.1.6 */
+#define SMTP_LINE_MAX      2048  /* command line without its end; RFC 5321 asks for 512 and more */
+#define SMTP_AUTH_LINE_MAX 12288 /* AUTH and the responses to it; RFC 4954 4 */
+#define SMTP_BODY_LINE_MAX 998   /* text line without its end; RFC 5321 4.5.3.1.6 */
 
 // clang-format off
 enum smtp_verb {
@@ -57,6 +59,7 @@ struct smtp_rcpt_args {
 enum smtp_event_kind {
     SMTP_EV_NONE,          /* all input consumed */
     SMTP_EV_COMMAND,       /* verb, arg */
+    SMTP_EV_AUTH_LINE,     /* arg: the response, no more than its first SMTP_LINE_MAX bytes */
     SMTP_EV_LINE_TOO_LONG, /* verb: what its beginning says; a long GET is SMTP_HTTP too */
     SMTP_EV_BODY,          /* body bytes: CRLF only, unstuffed */
     SMTP_EV_BODY_END,      /* defect says whether the mail may be taken */
@@ -75,17 +78,20 @@ struct smtp_event {
 struct smtp_parser {
     int state; /* private */
     bool refuse_bare_lf;
-    bool is_too_long;
     enum smtp_body_defect defect;
     bool had_bare_lf;
     size_t line_len; /* of the current body line */
-    size_t len;
+    size_t len;      /* of the current command line, kept or not */
+    char last;       /* byte of it */
     char line[SMTP_LINE_MAX + 4];
 };
 
 void smtp_parser_init(struct smtp_parser *p, bool refuse_bare_lf);
 /* From the next byte on it is a body, until SMTP_EV_BODY_END.  Only between two commands. */
 void smtp_parser_expect_body(struct smtp_parser *p);
+/* The next line is a response in an AUTH exchange: SMTP_EV_AUTH_LINE.  Only between two commands.
+ */
+void smtp_parser_expect_auth_line(struct smtp_parser *p);
 /* Take the next event from *in, which is advanced past what was consumed.  SMTP_EV_NONE: *in is
  * empty now. */
 struct smtp_event smtp_parser_next(struct smtp_parser *p, struct str *in);

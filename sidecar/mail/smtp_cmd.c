@@ -347,6 +347,12 @@ static void run_http(struct session *s, struct str arg)
     session_finish(s);
 }
 
+static void ask_auth_line(struct session *s, struct str challenge)
+{
+    smtp_parser_expect_auth_line(&s->parser);
+    session_raw(s, challenge, 334);
+}
+
 /* Apps insist on user and password fields: whatever comes is accepted, decoration only (RFC 4954).
  */
 static void run_auth(struct session *s, struct str arg)
@@ -367,22 +373,21 @@ static void run_auth(struct session *s, struct str arg)
         return;
     }
     session_move(s, ST_AUTH);
-    session_raw(s,
-                is_login ? (has_initial ? STR("334 UGFzc3dvcmQ6\r\n") : STR("334 VXNlcm5hbWU6\r\n"))
-                         : STR("334 \r\n"),
-                334);
+    ask_auth_line(s, is_login
+                         ? (has_initial ? STR("334 UGFzc3dvcmQ6\r\n") : STR("334 VXNlcm5hbWU6\r\n"))
+                         : STR("334 \r\n"));
 }
 
 void smtp_cmd_auth_line(struct session *s, struct str line)
 {
-    if (str_eq(line, STR("*"))) {
+    if (str_eq(str_trim(line), STR("*"))) {
         session_move(s, ST_READY);
         session_reply(s, 501, "5.7.0", "Cancelled");
     } else if (--s->auth_lines_left == 0) {
         session_move(s, ST_READY);
         session_reply(s, 235, "2.7.0", "Ok");
     } else {
-        session_raw(s, STR("334 UGFzc3dvcmQ6\r\n"), 334);
+        ask_auth_line(s, STR("334 UGFzc3dvcmQ6\r\n"));
     }
 }
 
@@ -400,10 +405,14 @@ static void run_unknown(struct session *s, struct str arg)
 
 void smtp_cmd_line_too_long(struct session *s, const struct smtp_event *ev)
 {
-    if (ev->verb == SMTP_HTTP)
+    if (s->state == ST_AUTH) { /* RFC 4954 6; the exchange is over */
+        session_move(s, ST_READY);
+        bad_command(s, 500, "5.5.6", "Authentication exchange line too long");
+    } else if (ev->verb == SMTP_HTTP) {
         run_http(s, ev->arg);
-    else
+    } else {
         bad_command(s, 500, "5.5.2", "Line too long");
+    }
 }
 
 // clang-format off

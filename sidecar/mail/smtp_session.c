@@ -190,10 +190,10 @@ static void run_event(struct session *s, const struct smtp_event *ev)
     case SMTP_EV_NONE:
         break;
     case SMTP_EV_COMMAND:
-        if (s->state == ST_AUTH)
-            smtp_cmd_auth_line(s, ev->verb == SMTP_UNKNOWN ? ev->arg : STR(""));
-        else
-            smtp_cmd_run(s, ev);
+        smtp_cmd_run(s, ev);
+        break;
+    case SMTP_EV_AUTH_LINE:
+        smtp_cmd_auth_line(s, ev->arg);
         break;
     case SMTP_EV_LINE_TOO_LONG:
         smtp_cmd_line_too_long(s, ev);

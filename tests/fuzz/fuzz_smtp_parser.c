@@ -68,6 +68,8 @@ static void take_event(struct session *s, const struct smtp_event *ev, const cha
     CHECK(buf_append_str(&s->log, ev->arg));
     if (ev->kind == SMTP_EV_BODY_END)
         check_end(s, ev, at);
+    if (ev->kind == SMTP_EV_AUTH_LINE)
+        CHECK(ev->arg.len <= SMTP_LINE_MAX && str_index(ev->arg, '\n') == ev->arg.len);
     if (ev->kind != SMTP_EV_COMMAND)
         return;
     CHECK(ev->arg.len <= SMTP_LINE_MAX && str_index(ev->arg, '\n') == ev->arg.len);
@@ -78,6 +80,8 @@ static void take_event(struct session *s, const struct smtp_event *ev, const cha
         s->start = is_whole ? at : NULL;
         s->last = '\0';
     }
+    if (ev->verb == SMTP_AUTH)
+        smtp_parser_expect_auth_line(&s->parser);
 }
 
 static void run(struct str in, bool refuse_bare_lf, size_t step, struct session *s)

@@ -13,7 +13,7 @@
 
 /* What the parser said, as text: "EHLO<arg>" "TOOLONG<verb>" "BODY<bytes>" "END<defect>" and "+lf"
  * behind it for a bare LF; neighbouring body events joined.  DATA is followed by a body, as in a
- * session that says 354. */
+ * session that says 354, and "AUTH PLAIN" by a "RESPONSE<line>". */
 struct script {
     struct smtp_parser parser;
     struct buf log;
@@ -35,6 +35,11 @@ static void log_event(struct script *s, const struct smtp_event *ev)
     switch (ev->kind) {
     case SMTP_EV_COMMAND:
         assert_true(buf_printf(&s->log, "%s<", smtp_verb_name(ev->verb)));
+        log_escaped(&s->log, ev->arg);
+        assert_true(buf_append(&s->log, "> ", 2));
+        break;
+    case SMTP_EV_AUTH_LINE:
+        assert_true(buf_append_str(&s->log, STR("RESPONSE<")));
         log_escaped(&s->log, ev->arg);
         assert_true(buf_append(&s->log, "> ", 2));
         break;
@@ -71,6 +76,8 @@ static void feed_piece(struct script *s, struct str piece)
         log_event(s, &ev);
         if (ev.kind == SMTP_EV_COMMAND && ev.verb == SMTP_DATA)
             smtp_parser_expect_body(&s->parser);
+        if (ev.kind == SMTP_EV_COMMAND && ev.verb == SMTP_AUTH && str_eq(ev.arg, STR("PLAIN")))
+            smtp_parser_expect_auth_line(&s->parser);
     }
     assert_int_equal(in.len, 0);
     free(copy);
@@ -214,6 +221,45 @@ TEST(smtp_parser, an_overlong_line_is_told_once_and_dropped_to_its_end)
                      "\rmore\r\nRSET\r\n"); /* the CR in the last place is no line end */
     assert_events(str_from(line), false, "TOOLONG<UNKNOWN> RSET<> ");
     free(line);
+}
+
+TEST(smtp_parser, a_response_to_auth_is_no_command)
+{
+    EVENTS("AUTH PLAIN\r\nMAIL FROM:<a@b>\r\nNOOP\r\n",
+           "AUTH<PLAIN> RESPONSE<MAIL FROM:<a@b>> NOOP<> ");
+    EVENTS("AUTH PLAIN\r\n\r\nAUTH PLAIN\n*\nNOOP\r\n",
+           "AUTH<PLAIN> RESPONSE<> AUTH<PLAIN> RESPONSE<*> NOOP<> ");
+}
+
+/* A token that stands for a password; nobody reads it, so no more than a command is kept of it. */
+TEST(smtp_parser, auth_and_its_responses_may_be_longer_than_other_lines)
+{
+    static const struct {
+        const char *before, *begins, *want, *too_long;
+    } cases[] = {
+        {"", "AUTH PLAIN ", "AUTH<PLAIN xxx", "TOOLONG<AUTH> RSET<> "},
+        {"AUTH PLAIN\r\n", "xxxx", "AUTH<PLAIN> RESPONSE<xxx",
+         "AUTH<PLAIN> TOOLONG<UNKNOWN> RSET<> "},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        for (size_t over = 0; over < 2; over++) {
+            char *line = long_line(SMTP_AUTH_LINE_MAX + over, "\r\nRSET\r\n");
+            memcpy(line, "xxxxx", 5);
+            memcpy(line, cases[i].begins, strlen(cases[i].begins));
+            char *in = xasprintf("%s%s", cases[i].before, line);
+            for (size_t step = 1; step < 20000; step += step < 3 ? 1 : 4999) {
+                char *log = run(str_from(in), false, step, step);
+                if (over > 0)
+                    assert_string_equal(log, cases[i].too_long);
+                else
+                    assert_int_equal(strncmp(log, cases[i].want, strlen(cases[i].want)), 0);
+                assert_true(strlen(log) <= SMTP_LINE_MAX + 32);
+                assert_non_null(strstr(log, "> RSET<> "));
+                free(log);
+            }
+            free(in);
+            free(line);
+        }
 }
 
 TEST(smtp_parser, only_crlf_dot_crlf_ends_a_mail)

@@ -3,6 +3,7 @@
 #include "test.h"
 
 #include "base/buf.h"
+#include "base/mem.h"
 #include "mail/smtp_server.h"
 #include "sys/log.h"
 #include "sys/metrics.h"
@@ -746,6 +747,35 @@ TEST(smtp_server, auth_is_decoration_when_it_is_offered)
     say(&d, &c, "*\r\n", "501 5.7.0");
     say(&d, &c, "AUTH CRAM-MD5\r\n", "504 5.5.4");
     say(&d, &c, "MAIL FROM:<a@s.example>\r\n", "250 2.1.0");
+    client_close(&c);
+    door_close(&d);
+}
+
+static void say_of(struct door *d, struct client *c, size_t len, const char *answer)
+{
+    char *line = xcalloc(len + 1, 1);
+    memset(line, 'A', len);
+    client_send(c, (struct str){line, len});
+    say(d, c, "\r\n", answer);
+    free(line);
+}
+
+TEST(smtp_server, a_token_as_password_is_as_good_as_any_unless_it_is_too_long)
+{
+    struct door d;
+    struct client c;
+    struct smtp_server_config cfg = default_config();
+    cfg.accepts_any_auth = true;
+    door_open_with(&d, &cfg);
+    client_connect(&c, &d);
+    say(&d, &c, "EHLO a\r\nAUTH PLAIN\r\n", "334 ");
+    say_of(&d, &c, 12288, "235 2.7.0"); /* RFC 4954 4 */
+    client_send(&c, STR("AUTH PLAIN "));
+    say_of(&d, &c, 12000, "235 2.7.0");
+    say(&d, &c, "AUTH LOGIN\r\n", "334 VXNlcm5hbWU6");
+    say(&d, &c, "bWU=\r\n", "334 UGFzc3dvcmQ6");
+    say_of(&d, &c, 12289, "500 5.5.6");
+    say(&d, &c, "MAIL FROM:<a@s.example>\r\n", "250 2.1.0"); /* no password any more */
     client_close(&c);
     door_close(&d);
 }
