@@ -58,6 +58,20 @@ static bool check_spool(struct parse *p)
     return fail(p, "delivery.spool.path", CONFIG_NO_ITEM);
 }
 
+static bool check_repeats(struct parse *p)
+{
+    const struct listen_address *at = p->c->smtp.addresses;
+    for (size_t i = 0; i < p->c->smtp.n_addresses; i++)
+        for (size_t before = 0; before < i; before++) {
+            if (!listen_address_same(&at[i], &at[before]))
+                continue;
+            err_set(p->e, ERR_SYNTAX, 0, "\"%s\" is there twice; allowed: each address once",
+                    p->c->smtp.listen[i]);
+            return fail(p, "smtp.listen", i);
+        }
+    return true;
+}
+
 static bool check_listeners(struct parse *p)
 {
     struct config *c = p->c;
@@ -122,7 +136,7 @@ bool config_parse(const char *name, struct str text, struct config **out, struct
     if (ok) {
         derive_lists(p.c);
         derive_hosts(p.c);
-        ok = check_required(&p) && check_spool(&p) && check_listeners(&p);
+        ok = check_required(&p) && check_spool(&p) && check_listeners(&p) && check_repeats(&p);
     }
     config_marks_release(&p.marks);
     if (!ok)

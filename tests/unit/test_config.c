@@ -593,6 +593,23 @@ TEST(config, what_is_required_and_missing_is_placed_at_its_section)
     assert_all_refused(cases, ARRAY_LEN(cases));
 }
 
+TEST(config, an_address_that_is_there_twice_is_refused)
+{
+    static const struct refusal cases[] = {
+        {NEEDED "smtp:\n  listen:\n  - 127.0.0.1:2525\n  - '[::1]:2525'\n  - 127.0.0.1:2525\n",
+         "f.yaml:8:5: smtp.listen: \"127.0.0.1:2525\" is there twice; allowed: each address once"},
+        {NEEDED "smtp:\n  listen: ['[::1]:2525', '[0:0::1]:2525']\n",
+         "f.yaml:5:26: smtp.listen: \"[0:0::1]:2525\" is there twice; allowed: each address once"},
+        {NEEDED "smtp:\n  listen: ['unix:/a', 'unix:/a']\n",
+         "f.yaml:5:23: smtp.listen: \"unix:/a\" is there twice; allowed: each address once"},
+    };
+    assert_all_refused(cases, ARRAY_LEN(cases));
+    struct config *c =
+        parse(NEEDED "smtp: {listen: ['127.0.0.1:1', '127.0.0.1:2', '127.0.0.2:1', '[::1]:1', "
+                     "'unix:/a', 'unix:/b']}\n");
+    config_free(&c);
+}
+
 TEST(config, an_address_others_can_reach_is_refused_unless_forced)
 {
     static const char *const open_ones[] = {"0.0.0.0:2525", "[::]:2525", ":2525", "10.1.2.3:2525",
