@@ -64,12 +64,29 @@ static void close_listener(struct listener *l)
     uv_close(&l->uv.handle, on_listener_closed);
 }
 
-static void to_sockaddr(const struct listen_address *a, struct sockaddr_storage *out)
+static int bind_v4(uv_tcp_t *tcp, const char *ip, int port)
 {
-    const char *host = a->kind == LISTEN_ALL ? "::" : a->host;
-    int rc = a->kind == LISTEN_IPV4 ? uv_ip4_addr(host, a->port, (struct sockaddr_in *)out)
-                                    : uv_ip6_addr(host, a->port, (struct sockaddr_in6 *)out);
-    CHECK(rc == 0); /* listen_address_parse() has let only numbers through */
+    struct sockaddr_in at;
+    CHECK(uv_ip4_addr(ip, port, &at) ==
+          0); /* listen_address_parse() has let only numbers through */
+    return uv_tcp_bind(tcp, (const struct sockaddr *)&at, 0);
+}
+
+static int bind_v6(uv_tcp_t *tcp, const char *ip, int port)
+{
+    struct sockaddr_in6 at;
+    CHECK(uv_ip6_addr(ip, port, &at) == 0);
+    return uv_tcp_bind(tcp, (const struct sockaddr *)&at, 0);
+}
+
+static int bind_tcp(uv_tcp_t *tcp, const struct listen_address *a)
+{
+    if (a->kind == LISTEN_IPV4)
+        return bind_v4(tcp, a->host, a->port);
+    if (a->kind == LISTEN_IPV6)
+        return bind_v6(tcp, a->host, a->port);
+    int rc = bind_v6(tcp, "::", a->port); /* takes IPv4 as well */
+    return rc == UV_EAFNOSUPPORT ? bind_v4(tcp, "0.0.0.0", a->port) : rc;
 }
 
 static void take_tcp_name(struct smtp_server *s, struct listener *l)
@@ -89,10 +106,8 @@ static void take_tcp_name(struct smtp_server *s, struct listener *l)
 
 static int listen_tcp(struct smtp_server *s, struct listener *l, const struct listen_address *a)
 {
-    struct sockaddr_storage addr;
-    to_sockaddr(a, &addr);
     CHECK(uv_tcp_init(s->loop, &l->uv.tcp) == 0);
-    int rc = uv_tcp_bind(&l->uv.tcp, (const struct sockaddr *)&addr, 0);
+    int rc = bind_tcp(&l->uv.tcp, a);
     if (rc == 0)
         rc = uv_listen(&l->uv.stream, BACKLOG, on_connection);
     if (rc == 0)

@@ -9,8 +9,11 @@
 #include "sys/metrics.h"
 #include "sys/stream.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* A door with a taker that keeps the last mail until the test answers, and one raw client. */
@@ -776,6 +779,35 @@ TEST(smtp_server, a_token_as_password_is_as_good_as_any_unless_it_is_too_long)
     say(&d, &c, "bWU=\r\n", "334 UGFzc3dvcmQ6");
     say_of(&d, &c, 12289, "500 5.5.6");
     say(&d, &c, "MAIL FROM:<a@s.example>\r\n", "250 2.1.0"); /* no password any more */
+    client_close(&c);
+    door_close(&d);
+}
+
+static bool has_no_ipv6;
+
+/* In place of libc's, so that a kernel without IPv6 can be had. */
+int socket(int domain, int type, int protocol)
+{
+    if (domain == AF_INET6 && has_no_ipv6) {
+        errno = EAFNOSUPPORT;
+        return -1;
+    }
+    return (int)syscall(SYS_socket, domain, type, protocol);
+}
+
+TEST(smtp_server, all_addresses_are_ipv4s_on_a_kernel_without_ipv6)
+{
+    static const struct listen_address all = {.kind = LISTEN_ALL};
+    struct door d;
+    struct client c;
+    struct smtp_server_config cfg = default_config();
+    cfg.listen = &all;
+    has_no_ipv6 = true;
+    door_open_with(&d, &cfg);
+    has_no_ipv6 = false;
+    assert_int_equal(strncmp(smtp_server_listeners(d.server)[0], "0.0.0.0:", 8), 0);
+    client_connect(&c, &d);
+    expect(&d, &c, "220 ");
     client_close(&c);
     door_close(&d);
 }
