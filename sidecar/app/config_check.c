@@ -62,16 +62,16 @@ bool check_metrics_listen(struct str v, struct err *e)
 bool check_dns_name(struct str v, struct err *e)
 {
     struct str rest = v;
-    if (rest.len > 1 && rest.p[rest.len - 1] == '.')
-        rest.len--;
-    bool ok = v.len <= 253;
+    bool has_final_dot = v.len > 0 && v.p[v.len - 1] == '.';
+    bool ok = v.len <= 253 && !has_final_dot;
     do {
         struct str label = cut(&rest, '.');
         ok = ok && label.len >= 1 && label.len <= 63 && has_only(label, WORDLIKE) &&
              label.p[0] != '-' && label.p[label.len - 1] != '-';
     } while (ok && rest.len > 0);
-    return ok || err_set(e, ERR_SYNTAX, 0,
-                         "no host name; allowed: a DNS name without scheme, port or path");
+    return ok ||
+           err_set(e, ERR_SYNTAX, 0,
+                   "no host name; allowed: a DNS name without scheme, port, path or final dot");
 }
 
 bool check_host(struct str v, struct err *e)
@@ -80,7 +80,8 @@ bool check_host(struct str v, struct err *e)
     struct in6_addr a;
     if (v.len < sizeof text && inet_pton(AF_INET6, str_copy(text, sizeof text, v), &a) == 1)
         return true;
-    return check_dns_name(v, NULL) ||
+    bool has_final_dot = v.len > 0 && v.p[v.len - 1] == '.'; /* spares a resolver's search list */
+    return check_dns_name(str_sub(v, 0, has_final_dot ? v.len - 1 : v.len), NULL) ||
            err_set(
                e, ERR_SYNTAX, 0,
                "no host; allowed: a DNS name or an IP address, without scheme, brackets or port");

@@ -10,8 +10,8 @@ NODISCARD bool check_endpoint(struct str v, struct err *e);       /* Workload AP
 NODISCARD bool check_spiffe_id(struct str v, struct err *e);      /* a workload's */
 NODISCARD bool check_listen(struct str v, struct err *e);         /* smtp.listen */
 NODISCARD bool check_metrics_listen(struct str v, struct err *e); /* TCP only */
-NODISCARD bool check_host(struct str v, struct err *e);           /* name or IP address, no port */
-NODISCARD bool check_dns_name(struct str v, struct err *e);       /* name only */
+NODISCARD bool check_host(struct str v, struct err *e);           /* IP address, name, name. */
+NODISCARD bool check_dns_name(struct str v, struct err *e); /* for SNI and Host: no final dot */
 NODISCARD bool check_region(struct str v, struct err *e);
 NODISCARD bool check_role_arn(struct str v, struct err *e);
 NODISCARD bool check_ses_arn(struct str v, struct err *e);

@@ -19,8 +19,8 @@ UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3,
          "ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "%": 1}
 
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_DNS = rf"{_LABEL}(\.{_LABEL})*\.?"
-_DNS_NAME = (rf"^{_DNS}$", "a DNS name without scheme, port or path")
+_DNS = rf"{_LABEL}(\.{_LABEL})*"
+_DNS_NAME = (rf"^{_DNS}$", "a DNS name without scheme, port, path or final dot")
 _SPIFFE_ID = (r"^spiffe://[a-z0-9._-]{1,255}(/([A-Za-z0-9_-]|\.[A-Za-z0-9_-]|\.\.[A-Za-z0-9._-])[A-Za-z0-9._-]*)+$",
               "a workload's SPIFFE ID, as spiffe://example.org/ns/shop/sa/checkout")
 _REGION = (r"^[a-z]{2,4}(-[a-z]+)+-[0-9]{1,2}$", "a region name as eu-central-1")
@@ -37,7 +37,7 @@ FORMS: dict[str, tuple[str, str]] = {
     "identity.aws.spiffe_id": _SPIFFE_ID,
     "gateway.spiffe_ids": _SPIFFE_ID,
     "smtp.listen": (rf"^(unix:/[^\x00-\x1f\x7f]{{0,106}}|{_ADDRESS})$", "127.0.0.1:PORT, [::1]:PORT, unix:/PATH"),
-    "gateway.host": (rf"^({_DNS}|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)$",
+    "gateway.host": (rf"^({_DNS}\.?|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*)$",
                      "a DNS name or an IP address, without scheme, brackets or port"),
     "ses.region": _REGION,
     "aws.sts_region": _REGION,

@@ -436,7 +436,13 @@ TEST(config, malformed_values_say_what_is_allowed)
          "scheme, brackets or port"},
         {"ses: {endpoint: 'https://x'}\n",
          "f.yaml:1:17: ses.endpoint: \"https://x\": no host name; allowed: a DNS name without "
-         "scheme, port or path"},
+         "scheme, port, path or final dot"},
+        {"ses: {endpoint: email.example.}\n",
+         "f.yaml:1:17: ses.endpoint: \"email.example.\": no host name; allowed: a DNS name without "
+         "scheme, port, path or final dot"},
+        {"aws: {sts_endpoint: sts.example.}\n",
+         "f.yaml:1:21: aws.sts_endpoint: \"sts.example.\": no host name; allowed: a DNS name "
+         "without scheme, port, path or final dot"},
         {"smtp:\n  listen:\n  - 127.0.0.1:2525\n  - localhost:25\n",
          "f.yaml:4:5: smtp.listen: \"localhost:25\": the host must be an IP address, not a name; "
          "allowed: "
@@ -499,7 +505,10 @@ TEST(config, values_are_judged_by_their_syntax)
         {"ses: {endpoint: ", "'-a.b'", false},
         {"ses: {endpoint: ", "a-.b", false},
         {"ses: {endpoint: ", "a:443", false},
-        {"ses: {endpoint: ", "a.", true},
+        {"ses: {endpoint: ", "a.", false},
+        {"aws: {sts_endpoint: ", "a.", false},
+        {"gateway: {host: ", "gw.example.", true},
+        {"gateway: {host: ", "gw.example..", false},
         {"ses: {endpoint: ", "'.'", false},
         {"ses: {from_identity_arn: ", "arn:aws:ses:eu-west-1:123456789012:identity/a@b.example",
          true},
