@@ -362,6 +362,8 @@ static bool read_stream(struct reader *r)
 bool config_read(const char *name, struct str text, struct config *c, struct config_marks *marks,
                  struct err *e)
 {
+    if (str_starts_with(text, STR("\xef\xbb\xbf"))) /* a BOM: libyaml, told the encoding, trips */
+        text = str_sub(text, 3, text.len);
     struct reader r = {.name = name, .text = text, .c = c, .marks = marks, .e = e};
     CHECK(yaml_parser_initialize(&r.yaml) != 0);
     yaml_parser_set_encoding(&r.yaml, YAML_UTF8_ENCODING);

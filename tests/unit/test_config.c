@@ -561,6 +561,20 @@ TEST(config, what_yaml_allows_and_nobody_needs_is_refused)
     assert_all_refused(cases, ARRAY_LEN(cases));
 }
 
+TEST(config, a_byte_order_mark_is_skipped_and_counts_in_no_place)
+{
+    struct config *c = parse("\xef\xbb\xbf" NEEDED);
+    assert_string_equal(c->ses.region, "eu-central-1");
+    config_free(&c);
+    assert_refused(
+        "\xef\xbb\xbflog: {level: loud}\n",
+        "f.yaml:1:14: log.level: \"loud\" is none of the words known here; allowed: debug, "
+        "info, warn, error");
+    assert_refused("\xef\xbb\xbflog: \x01\n",
+                   "f.yaml:1:6: control characters are not allowed; allowed: UTF-8 without control "
+                   "characters");
+}
+
 TEST(config, broken_yaml_is_placed)
 {
     static const struct refusal cases[] = {
