@@ -29,7 +29,9 @@
 
 struct send_options {
     struct cli_socket socket;
-    const char *to[RECIPIENTS_MAX], *from, *subject, *smtp, *file;
+    const char *subject, *smtp, *file;
+    struct mail_path from, to[RECIPIENTS_MAX];
+    bool has_from; /* <> is one too */
     size_t n_to;
 };
 
@@ -47,14 +49,14 @@ static const struct argp_option options[] = {
 };
 
 /* An address with a line break in it would be a command of its own. */
-static void check_address(const char *what, const char *arg, struct argp_state *state)
+static void take_address(const char *what, const char *arg, struct mail_path *out,
+                         struct argp_state *state)
 {
-    struct mail_path p;
     struct str rest;
     struct err e = {0};
-    if (!mail_path_parse(str_from(arg), &p, &rest, &e))
+    if (!mail_path_parse(str_from(arg), out, &rest, &e))
         argp_error(state, "%s: %s", what, e.msg);
-    if (rest.len > 0 || (p.len == 0 && strcmp(what, "--to") == 0))
+    if (rest.len > 0 || (out->len == 0 && strcmp(what, "--to") == 0))
         argp_error(state, "%s: one address, as user@example.org", what);
 }
 
@@ -69,15 +71,14 @@ static void check_subject(const char *arg, struct argp_state *state)
 
 static void add_recipient(struct send_options *o, const char *arg, struct argp_state *state)
 {
-    check_address("--to", arg, state);
     if (o->n_to == RECIPIENTS_MAX)
         argp_error(state, "--to: at most %d", RECIPIENTS_MAX);
-    o->to[o->n_to++] = arg;
+    take_address("--to", arg, &o->to[o->n_to++], state);
 }
 
 static void check_all(const struct send_options *o, struct argp_state *state)
 {
-    if (o->n_to == 0 || o->from == NULL)
+    if (o->n_to == 0 || !o->has_from)
         argp_error(state, "--to and --from are needed");
     if (o->file != NULL && o->subject != NULL)
         argp_error(state, "--subject is for the mail that is made without FILE");
@@ -94,8 +95,8 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         add_recipient(o, arg, state);
         return 0;
     case 'f':
-        check_address("--from", arg, state);
-        o->from = arg;
+        take_address("--from", arg, &o->from, state);
+        o->has_from = true;
         return 0;
     case 'u':
         check_subject(arg, state);
@@ -139,10 +140,10 @@ static bool read_mail(const char *file, struct buf *out, struct err *e)
 
 static bool make_mail(const struct send_options *o, struct buf *out)
 {
-    bool ok = buf_printf(out, "From: <%s>\r\nSubject: %s\r\n", o->from,
+    bool ok = buf_printf(out, "From: <%s>\r\nSubject: %s\r\n", o->from.text,
                          o->subject != NULL ? o->subject : DEFAULT_SUBJECT);
     for (size_t i = 0; i < o->n_to; i++)
-        ok = ok && buf_printf(out, i == 0 ? "To: <%s>" : ",\r\n <%s>", o->to[i]);
+        ok = ok && buf_printf(out, i == 0 ? "To: <%s>" : ",\r\n <%s>", o->to[i].text);
     return ok &&
            buf_append_str(
                out, STR("\r\nMIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\n"
@@ -175,21 +176,11 @@ static const char *find_address(const struct send_options *o, const json_t *stat
 
 /* --- the dialogue */
 
-static bool is_address_of(const char *z, char *out, size_t cap)
+static bool say_address(struct smtp_dialogue *d, const char *verb, const struct mail_path *p,
+                        struct err *e)
 {
-    struct mail_path p;
-    struct str rest;
-    if (!mail_path_parse(str_from(z), &p, &rest, NULL))
-        return false;
-    str_copy(out, cap, mail_path_str(&p));
-    return true;
-}
-
-static bool say_address(struct smtp_dialogue *d, const char *verb, const char *z, struct err *e)
-{
-    char address[MAIL_PATH_MAX + 80], line[MAIL_PATH_MAX + 120];
-    CHECK(is_address_of(z, address, sizeof address)); /* was checked as an option */
-    snprintf(line, sizeof line, "%s:<%s>", verb, address);
+    char line[sizeof p->text + 40];
+    snprintf(line, sizeof line, "%s:<%s>", verb, p->text);
     return smtp_dialogue_say(d, line, 250, e);
 }
 
@@ -197,10 +188,10 @@ static bool send_mail(struct smtp_dialogue *d, const struct send_options *o, str
                       struct err *e)
 {
     if (!smtp_dialogue_greet(d, e) || !smtp_dialogue_say(d, "EHLO svidmail-send", 250, e) ||
-        !say_address(d, "MAIL FROM", o->from, e))
+        !say_address(d, "MAIL FROM", &o->from, e))
         return false;
     for (size_t i = 0; i < o->n_to; i++)
-        if (!say_address(d, "RCPT TO", o->to[i], e))
+        if (!say_address(d, "RCPT TO", &o->to[i], e))
             return false;
     return smtp_dialogue_say(d, "DATA", 354, e) && smtp_dialogue_send_body(d, mail, e);
 }

@@ -243,6 +243,15 @@ def test_send_names_the_gateway_that_the_mail_has_seen(new_sidecar, spire, gatew
     assert spiffe_ids[1] in result.stdout and spiffe_ids[0] not in result.stdout, result.stdout
 
 
+def test_send_takes_addresses_in_angle_brackets(sidecar, aws):
+    result = sidecar.cli("send", "--to", f"<{RECIPIENT}>", "--to", "other@customer.example", "--from", f"<{SENDER}>")
+    assert result.returncode == 0, result
+    [mail] = aws.wait_for_mails(1)
+    assert mail.recipients == [RECIPIENT, "other@customer.example"]
+    assert f"\r\nFrom: <{SENDER}>\r\n".encode() in mail.raw
+    assert f"\r\nTo: <{RECIPIENT}>,\r\n <other@customer.example>\r\n".encode() in mail.raw
+
+
 def test_send_takes_a_mail_from_stdin_byte_by_byte(sidecar, aws):
     text = "From: shop@shop.example\nTo: a@b.example\nSubject: own\n\n.dot\n..\nend"
     result = sidecar.cli("send", "--to", RECIPIENT, "--from", SENDER, "-", stdin=text)
