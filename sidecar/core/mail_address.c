@@ -212,11 +212,46 @@ struct str mail_path_domain(const struct mail_path *p)
     return str_sub(mail_path_str(p), (size_t)p->local_len + 1, p->len);
 }
 
-bool mail_path_same(const struct mail_path *a, const struct mail_path *b)
+/* The next byte of a local part's value, -1 at its end. */
+static int eat_value(struct cursor *c, bool is_quoted)
+{
+    if (is_quoted && peek(c) == '"')
+        return -1;
+    if (is_quoted)
+        (void)eat(c, '\\');
+    int byte = peek(c);
+    c->at++;
+    return byte;
+}
+
+static bool is_value_same(struct str a, struct str b, bool with_case)
+{
+    struct cursor at_a = {a, 0}, at_b = {b, 0};
+    bool is_a_quoted = eat(&at_a, '"'), is_b_quoted = eat(&at_b, '"');
+    for (;;) {
+        int of_a = eat_value(&at_a, is_a_quoted), of_b = eat_value(&at_b, is_b_quoted);
+        if (of_a < 0 || of_b < 0)
+            return of_a == of_b;
+        if (of_a != of_b && (with_case || ascii_lower((char)of_a) != ascii_lower((char)of_b)))
+            return false;
+    }
+}
+
+static bool is_same(const struct mail_path *a, const struct mail_path *b, bool with_case)
 {
     bool has_domain = a->local_len < a->len;
     if (!has_domain) /* postmaster in any case, RFC 5321 2.3.5; or both are null */
         return str_eq_nocase(mail_path_str(a), mail_path_str(b));
-    return str_eq(mail_path_local(a), mail_path_local(b)) &&
+    return is_value_same(mail_path_local(a), mail_path_local(b), with_case) &&
            str_eq_nocase(mail_path_domain(a), mail_path_domain(b));
+}
+
+bool mail_path_same(const struct mail_path *a, const struct mail_path *b)
+{
+    return is_same(a, b, true);
+}
+
+bool mail_path_same_nocase(const struct mail_path *a, const struct mail_path *b)
+{
+    return is_same(a, b, false);
 }

@@ -28,7 +28,10 @@ NODISCARD bool mail_path_parse(struct str raw, struct mail_path *out, struct str
 struct str mail_path_str(const struct mail_path *p);
 struct str mail_path_local(const struct mail_path *p);
 struct str mail_path_domain(const struct mail_path *p);
-/* Local part byte by byte, domain without case: for dropping repeated recipients. */
+/* Local part byte by byte, domain without case: for dropping repeated recipients.  Quotes and the
+ * backslashes of quoted pairs are no part of a local part's value (RFC 5321 4.1.2). */
 bool mail_path_same(const struct mail_path *a, const struct mail_path *b);
+/* As mail_path_same(), the local part without case too. */
+bool mail_path_same_nocase(const struct mail_path *a, const struct mail_path *b);
 
 #endif

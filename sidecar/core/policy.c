@@ -10,7 +10,9 @@ static bool matches(struct str pattern, const struct mail_path *path)
     if (str_starts_with(pattern, STR("@")))
         return pattern.len > 1 &&
                str_eq_nocase(str_sub(pattern, 1, pattern.len), mail_path_domain(path));
-    return pattern.len > 0 && str_eq_nocase(pattern, mail_path_str(path));
+    struct mail_path wanted; /* the same address may be written in several ways */
+    struct str rest;
+    return mail_path_parse(pattern, &wanted, &rest, NULL) && mail_path_same_nocase(&wanted, path);
 }
 
 static bool is_empty(char **patterns)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /* policy: may this sender, may this recipient.  A help for honest apps, no boundary
  * (threat-model.md).  Patterns: "user@domain", "@domain" (exactly that domain), "*".  Upper and
- * lower case are one, in the local part too: a deny list that a capital passes would help nobody.
+ * lower case are one, in the local part too, and so are "user"@domain and user@domain: a deny list
+ * that a capital or a quote passes would help nobody.
  * Layer: core. */
 #ifndef SVIDMAIL_CORE_POLICY_H
 #define SVIDMAIL_CORE_POLICY_H

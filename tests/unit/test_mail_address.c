@@ -275,6 +275,11 @@ TEST(mail_address, compares_domains_without_case_and_local_parts_with)
     assert_false(same("<a@b>", "<a@bb>"));
     assert_true(same("<postmaster>", "<POSTMASTER>"));
     assert_false(same("<postmaster>", "<postmaster@b>"));
+    assert_true(same("<\"a\"@b>", "<a@b>")); /* RFC 5321 4.1.2: quotes are no part of it */
+    assert_true(same("<\"\\a b\"@b>", "<\"a\\ b\"@b>"));
+    assert_false(same("<\"a \"@b>", "<a@b>"));
+    assert_false(same("<\"\\\"a\\\"\"@b>", "<a@b>"));
+    assert_false(same("<\"A\"@b>", "<a@b>"));
     assert_false(same("<>", "<a@b>"));
     assert_true(same("<>", "<>"));
 }

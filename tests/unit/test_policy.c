@@ -87,6 +87,25 @@ TEST(policy, deny_wins_over_allow)
     assert_true(policy_allows_recipient(&deny_only, &other));
 }
 
+/* RFC 5321 4.1.2: quotes and quoted pairs are ways to write a local part, not part of it. */
+TEST(policy, quotes_do_not_make_another_address)
+{
+    char *deny[] = {(char *)"boss@b", (char *)"\"a b\"@c", NULL};
+    struct policy_config c = {.recipients_deny = deny};
+    static const char *const denied[] = {"<boss@b>", "<\"boss\"@b>", "<\"Bo\\ss\"@b>",
+                                         "<\"a b\"@c>", "<\"a\\ \\b\"@C>"};
+    static const char *const passed[] = {"<\"boss \"@b>", "<\"bos\"@b>", "<\"boss@b\"@c>",
+                                         "<\"\\\"boss\\\"\"@b>", "<\"\"@b>"};
+    for (size_t i = 0; i < ARRAY_LEN(denied); i++) {
+        struct mail_path to = path_of(denied[i]);
+        assert_false(policy_allows_recipient(&c, &to));
+    }
+    for (size_t i = 0; i < ARRAY_LEN(passed); i++) {
+        struct mail_path to = path_of(passed[i]);
+        assert_true(policy_allows_recipient(&c, &to));
+    }
+}
+
 TEST(policy, pattern_check_takes_the_three_forms_only)
 {
     static const char *const good[] = {"*", "@example.com", "a@example.com", "\"a b\"@c"};
