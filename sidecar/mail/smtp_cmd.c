@@ -20,7 +20,7 @@ typedef void answer_fn(struct session *s, int code, const char *enhanced, const 
 static void bad_command(struct session *s, int code, const char *enhanced, const char *text)
 {
     if (++s->n_errors > MAX_ERRORS) {
-        session_reply(s, 421, "4.7.0", "%s too many errors, closing", s->server->cfg.hostname);
+        session_reply(s, 421, "4.7.0", "%s too many errors, closing", s->server->name);
         session_finish(s);
         return;
     }
@@ -61,7 +61,7 @@ static void run_helo(struct session *s, struct str arg)
     s->is_esmtp = false;
     session_end_tx(s, ST_READY); /* RFC 5321 4.1.4: a new greeting is a RSET */
     struct smtp_reply r;
-    smtp_reply_set(&r, 250, "", "%s", s->server->cfg.hostname);
+    smtp_reply_set(&r, 250, "", "%s", s->server->name);
     session_reply_full(s, &r);
 }
 
@@ -74,7 +74,7 @@ static void run_ehlo(struct session *s, struct str arg)
     int n = snprintf(text, sizeof text,
                      "250-%.200s\r\n250-PIPELINING\r\n250-SIZE %llu\r\n250-8BITMIME\r\n%s"
                      "250 ENHANCEDSTATUSCODES\r\n",
-                     s->server->cfg.hostname, (unsigned long long)s->server->cfg.max_message_bytes,
+                     s->server->name, (unsigned long long)s->server->cfg.max_message_bytes,
                      s->server->cfg.accepts_any_auth ? "250-AUTH PLAIN LOGIN\r\n" : "");
     session_raw(s, (struct str){text, (size_t)n}, 250);
 }
@@ -336,14 +336,14 @@ static void run_help(struct session *s, struct str arg)
 static void run_quit(struct session *s, struct str arg)
 {
     (void)arg;
-    session_reply(s, 221, "2.0.0", "%s closing", s->server->cfg.hostname);
+    session_reply(s, 221, "2.0.0", "%s closing", s->server->name);
     session_finish(s);
 }
 
 static void run_http(struct session *s, struct str arg)
 {
     (void)arg;
-    session_reply(s, 421, "4.7.0", "%s speaks SMTP, not HTTP", s->server->cfg.hostname);
+    session_reply(s, 421, "4.7.0", "%s speaks SMTP, not HTTP", s->server->name);
     session_finish(s);
 }
 

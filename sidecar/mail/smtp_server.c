@@ -6,6 +6,7 @@
 #include "sys/unix_socket.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -174,6 +175,21 @@ static bool drop_empty_names(struct smtp_server *s)
     return kept > 0;
 }
 
+/* Clients look for keywords anywhere in the reply to EHLO: a pod named starttls-1 would have them
+ * start TLS. */
+static const char *name_for_replies(const char *hostname)
+{
+    static const char *const keywords[] = {
+        "STARTTLS",      "AUTH",    "SIZE",     "PIPELINING", "8BITMIME",   "ENHANCEDSTATUSCODES",
+        "SMTPUTF8",      "DSN",     "CHUNKING", "BINARYMIME", "REQUIRETLS", "DELIVERBY",
+        "FUTURERELEASE", "XCLIENT", "LIMITS",
+    };
+    for (size_t i = 0; i < ARRAY_LEN(keywords); i++)
+        if (strcasestr(hostname, keywords[i]) != NULL)
+            return "localhost";
+    return hostname;
+}
+
 bool smtp_server_new(uv_loop_t *loop, const struct smtp_server_config *cfg,
                      const struct smtp_events *ev, void *arg, const struct clock *clock,
                      struct smtp_server **out, struct err *e)
@@ -181,6 +197,7 @@ bool smtp_server_new(uv_loop_t *loop, const struct smtp_server_config *cfg,
     size_t n = cfg->n_listen;
     struct smtp_server *s = xcalloc(1, sizeof *s);
     s->cfg = *cfg;
+    s->name = name_for_replies(cfg->hostname);
     s->ev = *ev;
     s->arg = arg;
     s->loop = loop;

@@ -13,7 +13,8 @@
 #include <uv.h>
 
 struct smtp_server_config {
-    const char *hostname;                /* greeting and Received: no SMTP keyword in it */
+    const char *hostname; /* for Received and Message-ID; for replies, if no client could read an
+                             SMTP keyword in it */
     const struct listen_address *listen; /* borrowed while smtp_server_new() runs */
     size_t n_listen;
     uint64_t max_message_bytes;

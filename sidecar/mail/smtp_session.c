@@ -163,8 +163,7 @@ void session_dismiss(struct session *s)
 {
     if (s->state == ST_CLOSING)
         return;
-    session_reply(s, 421, "4.3.2", "%s svidmail is stopping, try again soon",
-                  s->server->cfg.hostname);
+    session_reply(s, 421, "4.3.2", "%s svidmail is stopping, try again soon", s->server->name);
     session_finish(s);
 }
 
@@ -275,7 +274,7 @@ static void on_idle(void *arg)
         timer_start(s->idle, s->server->cfg.idle_timeout_ms);
         return;
     }
-    session_reply(s, 421, "4.4.2", "%s idle for too long, closing", s->server->cfg.hostname);
+    session_reply(s, 421, "4.4.2", "%s idle for too long, closing", s->server->name);
     session_finish(s);
 }
 
@@ -310,7 +309,7 @@ static void refuse(struct session *s)
         session_cut(s);
         return;
     }
-    session_reply(s, 421, "4.3.2", "%s too many connections, try again soon", server->cfg.hostname);
+    session_reply(s, 421, "4.3.2", "%s too many connections, try again soon", server->name);
     session_finish(s);
 }
 
@@ -341,7 +340,7 @@ void session_start(struct smtp_server *server, uv_stream_t *listener, bool is_lo
         return;
     }
     struct smtp_reply hello;
-    smtp_reply_set(&hello, 220, "", "%s svidmail ESMTP", server->cfg.hostname);
+    smtp_reply_set(&hello, 220, "", "%s svidmail ESMTP", server->name);
     session_reply_full(s, &hello);
     flush(s);
     timer_start(s->idle, server->cfg.idle_timeout_ms);

@@ -52,6 +52,7 @@ struct session {
 
 struct smtp_server {
     struct smtp_server_config cfg;
+    const char *name; /* in replies */
     struct smtp_events ev;
     void *arg;
     uv_loop_t *loop;

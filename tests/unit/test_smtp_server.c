@@ -241,6 +241,35 @@ TEST(smtp_server, a_mail_is_handed_over_whole_and_its_verdict_answered)
     door_close(&d);
 }
 
+/* nodemailer and others look for a keyword anywhere in the reply to EHLO, the name included. */
+TEST(smtp_server, a_host_named_like_a_keyword_offers_nothing_by_its_name)
+{
+    static const char *const names[] = {"starttls-5d9c", "pod-StartTLS.ns", "x-smtputf8", "auth-0"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        struct door d;
+        struct client c;
+        char by[64];
+        struct smtp_server_config cfg = default_config();
+        cfg.hostname = names[i];
+        door_open_with(&d, &cfg);
+        client_connect(&c, &d);
+        client_send(&c, STR("EHLO app\r\n"));
+        LOOP_UNTIL(d.loop, has(&c, "250 ENHANCEDSTATUSCODES\r\n"));
+        assert_null(strstr(buf_cstr(&c.got), names[i]));
+        assert_true(has(&c, "220 localhost ") && has(&c, "250-localhost\r\n"));
+        client_send(&c,
+                    STR("MAIL FROM:<a@s.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n\r\n.\r\n"));
+        LOOP_UNTIL(d.loop, d.n_taken == 1);
+        char *text = taken_text(&d);
+        snprintf(by, sizeof by, "by %s (svidmail)",
+                 names[i]); /* who searches a mail's way finds it */
+        assert_non_null(strstr(text, by));
+        free(text);
+        client_close(&c);
+        door_close(&d);
+    }
+}
+
 TEST(smtp_server, a_pipelined_second_mail_waits_for_the_first_verdict)
 {
     struct door d;
