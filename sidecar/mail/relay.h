@@ -10,7 +10,7 @@
 #include <uv.h>
 
 struct relay_config {
-    uint64_t attempt_limit_ms; /* an attempt without a result by then is ROUTE_UNKNOWN */
+    uint64_t attempt_limit_ms; /* an attempt without a result by then is given up */
 };
 
 struct relay;
@@ -22,7 +22,8 @@ typedef void (*relay_done_cb)(void *arg, const struct mail *m, const struct rout
 /* Takes m. */
 void relay_submit(struct relay *r, struct mail *m, relay_done_cb cb, void *arg);
 unsigned relay_n_in_flight(const struct relay *r);
-/* End every attempt now, as ROUTE_UNKNOWN: their callbacks run before it returns. */
+/* Give every attempt up now: ROUTE_UNKNOWN, or ROUTE_RETRY if its mail cannot have left in
+ * full.  Their callbacks run before it returns. */
 void relay_cut(struct relay *r, const char *why);
 
 #endif

@@ -52,9 +52,9 @@ NODISCARD bool smtp_server_new(uv_loop_t *loop, const struct smtp_server_config 
  * meanwhile, or had shut its sending side, as far as can be known; who still reads is answered. */
 bool smtp_server_reply(struct smtp_ticket **t, const struct smtp_reply *r);
 
-/* No new connections; idle sessions get 421; sessions with a mail under way may end it.  Within
- * close_within_ms every session that is ending has gone, read or unread; the others are for
- * smtp_server_close(). */
+/* No new connections; sessions get 421, but for those whose body is coming in or whose verdict is
+ * awaited: they get it behind the reply to their mail.  Within close_within_ms every session that
+ * is ending has gone, read or unread; the others are for smtp_server_close(). */
 void smtp_server_drain(struct smtp_server *s, uint64_t close_within_ms);
 /* What is still there is cut, or gets 421 if it was drained before; cb runs once when everything is
  * closed and s is freed.  Tickets still out stay valid (smtp_server_reply() then says false). */

@@ -71,7 +71,7 @@ struct smtp_server {
 
 /* Takes the pending connection of listener. */
 void session_start(struct smtp_server *server, uv_stream_t *listener, bool is_local_socket);
-/* 421 and gone, unless a mail is under way. */
+/* 421 and gone, unless a body is coming in or a verdict awaited: then behind the reply to that. */
 void session_drain(struct session *s);
 /* 421 and gone. */
 void session_dismiss(struct session *s);
