@@ -269,6 +269,14 @@ static void judge_defect(struct mail *m, enum smtp_body_defect defect)
     }
 }
 
+static void count_bare_newlines(const struct smtp_event *ev)
+{
+    if (ev->had_bare_lf)
+        metric_add(M_SMTP_BARE_NEWLINES, METRIC_L("lf"), 1);
+    if (ev->defect == SMTP_BODY_BARE_CR)
+        metric_add(M_SMTP_BARE_NEWLINES, METRIC_L("cr"), 1);
+}
+
 static void finish_body(struct mail *m)
 {
     struct err e;
@@ -286,6 +294,7 @@ void smtp_cmd_body_end(struct session *s, const struct smtp_event *ev)
 {
     struct mail *m = s->mail;
     m->dot_at_us = clock_mono_us();
+    count_bare_newlines(ev);
     judge_defect(m, ev->defect);
     finish_body(m);
     if (m->refusal.code != 0) {

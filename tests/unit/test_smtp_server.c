@@ -422,6 +422,35 @@ TEST(smtp_server, defects_of_the_body_are_5xx_behind_the_final_dot)
     door_close(&d);
 }
 
+TEST(smtp_server, mails_with_bare_newlines_are_counted_taken_or_not)
+{
+    static const struct {
+        const char *body;
+        double n_lf, n_cr;
+    } cases[] = {
+        {.body = "\r\none\ntwo\nthree\r\n.\r\n", .n_lf = 1},
+        {.body = "\r\none\rtwo\rthree\r\n.\r\n", .n_cr = 1},
+        {.body = "\r\none\ntwo\rthree\r\n.\r\n", .n_lf = 1, .n_cr = 1},
+        {.body = "\r\none\r\n.\r\n"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct door d;
+        struct client c;
+        double n_lf = metric_get(M_SMTP_BARE_NEWLINES, METRIC_L("lf"));
+        double n_cr = metric_get(M_SMTP_BARE_NEWLINES, METRIC_L("cr"));
+        door_open(&d);
+        client_connect(&c, &d);
+        say(&d, &c, "EHLO a\r\nMAIL FROM:<a@s.example>\r\nRCPT TO:<b@x.example>\r\nDATA\r\n",
+            "354 ");
+        client_send(&c, str_from(cases[i].body));
+        LOOP_UNTIL(d.loop, d.n_taken + d.n_refused == 1);
+        assert_true(metric_get(M_SMTP_BARE_NEWLINES, METRIC_L("lf")) == n_lf + cases[i].n_lf);
+        assert_true(metric_get(M_SMTP_BARE_NEWLINES, METRIC_L("cr")) == n_cr + cases[i].n_cr);
+        client_close(&c);
+        door_close(&d);
+    }
+}
+
 TEST(smtp_server, a_mail_that_runs_in_circles_is_554_5_4_6)
 {
     struct door d;
