@@ -131,7 +131,6 @@ static char *value_to_learn(struct mail_body *b, struct str name)
     } wanted[] = {
         {STR("From"), b->facts.from},
         {STR("Message-ID"), b->facts.message_id},
-        {STR("Subject"), b->facts.subject},
     };
     for (size_t i = 0; i < ARRAY_LEN(wanted); i++)
         if (str_eq_nocase(name, wanted[i].name))
@@ -164,11 +163,7 @@ static bool count_received(struct mail_body *b, struct str name, struct err *e)
 static enum line_kind take_field(struct mail_body *b, struct str line, struct str name,
                                  struct err *e)
 {
-    if (is_for_us_only(b, name)) {
-        b->facts.n_dropped++;
-        return LINE_DROPPED;
-    }
-    if (str_eq_nocase(name, STR("X-Svidmail-Id")))
+    if (is_for_us_only(b, name) || str_eq_nocase(name, STR("X-Svidmail-Id")))
         return LINE_DROPPED;
     if (!check_singleton(b, name, e) || !count_received(b, name, e))
         return LINE_REFUSED;

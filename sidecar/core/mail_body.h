@@ -34,8 +34,7 @@ struct mail_body_config {
 struct mail_body_facts {
     char from[MAIL_HEADER_VALUE_MAX];
     char message_id[MAIL_HEADER_VALUE_MAX];
-    char subject[MAIL_HEADER_VALUE_MAX];
-    unsigned n_received, n_dropped; /* n_dropped: Bcc and X-SES-* fields removed */
+    unsigned n_received;
     bool has_date;
 };
 

@@ -49,7 +49,6 @@ enum smtp_body_defect {
 struct smtp_mail_args {
     struct mail_path from;
     uint64_t size; /* SIZE=, 0 if absent */
-    bool is_8bit;  /* BODY=8BITMIME */
 };
 
 struct smtp_rcpt_args {
@@ -101,7 +100,5 @@ struct smtp_event smtp_parser_next(struct smtp_parser *p, struct str *in);
  * <postmaster> without a domain passes as a recipient only, <> as a sender only. */
 NODISCARD bool smtp_parse_mail(struct str arg, struct smtp_mail_args *out, struct err *e);
 NODISCARD bool smtp_parse_rcpt(struct str arg, struct smtp_rcpt_args *out, struct err *e);
-/* "MAIL"; "HTTP" and "UNKNOWN" for the two that are no verbs. */
-const char *smtp_verb_name(enum smtp_verb v);
 
 #endif

@@ -16,7 +16,6 @@ struct mail {
     struct mail_path from;
     struct mail_path *recipients;
     size_t n_recipients;
-    uint64_t declared_bytes;         /* SIZE=, 0 if not said */
     uint64_t received_bytes;         /* of DATA, unstuffed, before our headers */
     struct spool_file *file;         /* from DATA on */
     struct mail_body *body;          /* while DATA runs */

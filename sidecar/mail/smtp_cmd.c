@@ -111,7 +111,6 @@ static void run_mail(struct session *s, struct str arg)
     }
     struct mail *m = mail_new(&args.from, clock_wall_ms(s->server->clock));
     str_copy(m->session, sizeof m->session, str_from(s->id));
-    m->declared_bytes = args.size;
     struct smtp_reply r = {0};
     if (args.size > s->server->cfg.max_message_bytes)
         smtp_reply_set(&r, 552, "5.3.4", "Message too large: %llu bytes, the limit is %llu",

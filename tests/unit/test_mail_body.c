@@ -115,12 +115,10 @@ TEST(mail_body, adds_a_missing_date_and_message_id_at_the_end_of_the_header)
 
 TEST(mail_body, drops_bcc_in_any_case_with_its_folded_lines)
 {
-    struct mail_body_facts f = MAIL(D M "Bcc: x@y\r\nTo: a@b\r\nbCC:\r\n x@y,\r\n\tz@y\r\n \r\nCc: "
-                                        "c@d\r\nBCC : q\r\nresent-BCC: r\r\n\r\nHi",
-                                    TOP D M "To: a@b\r\nCc: c@d\r\n\r\nHi");
-    assert_int_equal(f.n_dropped, 4);
-    f = MAIL(D M "X-Bcc: x\r\nBccc: y\r\n\r\n", TOP D M "X-Bcc: x\r\nBccc: y\r\n\r\n");
-    assert_int_equal(f.n_dropped, 0);
+    MAIL(D M "Bcc: x@y\r\nTo: a@b\r\nbCC:\r\n x@y,\r\n\tz@y\r\n \r\nCc: "
+             "c@d\r\nBCC : q\r\nresent-BCC: r\r\n\r\nHi",
+         TOP D M "To: a@b\r\nCc: c@d\r\n\r\nHi");
+    MAIL(D M "X-Bcc: x\r\nBccc: y\r\n\r\n", TOP D M "X-Bcc: x\r\nBccc: y\r\n\r\n");
 }
 
 TEST(mail_body, drops_x_ses_headers_unless_allowed)
@@ -131,18 +129,14 @@ TEST(mail_body, drops_x_ses_headers_unless_allowed)
     const struct str in =
         STR(D M "X-SES-CONFIGURATION-SET: evil\r\n\t2\r\nx-ses-message-tags: a=b,\r\n c=d\r\n"
                 "X-SESAME: open\r\n\r\n");
-    struct mail_body_facts f = assert_mail(&config, in, STR(TOP D M "X-SESAME: open\r\n\r\n"));
-    assert_int_equal(f.n_dropped, 2);
-    f = assert_mail(&lenient, in,
-                    STR(TOP D M "x-ses-message-tags: a=b,\r\n c=d\r\nX-SESAME: open\r\n\r\n"));
-    assert_int_equal(f.n_dropped, 1);
+    assert_mail(&config, in, STR(TOP D M "X-SESAME: open\r\n\r\n"));
+    assert_mail(&lenient, in,
+                STR(TOP D M "x-ses-message-tags: a=b,\r\n c=d\r\nX-SESAME: open\r\n\r\n"));
 }
 
 TEST(mail_body, an_apps_own_svidmail_id_is_dropped)
 {
-    struct mail_body_facts f =
-        MAIL("x-svidmail-id: forged\r\n folded\r\n" D M "\r\n", TOP D M "\r\n");
-    assert_int_equal(f.n_dropped, 0);
+    MAIL("x-svidmail-id: forged\r\n folded\r\n" D M "\r\n", TOP D M "\r\n");
 }
 
 TEST(mail_body, a_mail_without_header_section_gets_one)
@@ -197,14 +191,14 @@ TEST(mail_body, learns_the_first_value_unfolded)
               "<a@b>\r\nSubject:\tfirst\r\n\tsecond\r\nmessage-id:\r\n <1@x> \r\nX: y\r\n z\r\n\r\n"
               "Subject: text\r\n");
     assert_string_equal(f.from, "=?utf-8?q?J=C3=B6rg?= <a@b>");
-    assert_string_equal(f.subject, "first\tsecond");
     assert_string_equal(f.message_id, "<1@x>");
     assert_true(f.has_date);
-    f = MAIL(D M "Subject:tight\r\n\r\n", TOP D M "Subject:tight\r\n\r\n");
-    assert_string_equal(f.subject, "tight");
-    f = MAIL(D M "Subject: kept\r\nBcc: dropped\r\n folded\r\n\r\n",
-             TOP D M "Subject: kept\r\n\r\n");
-    assert_string_equal(f.subject, "kept");
+    f = MAIL(D M "From:\tfirst\r\n\tsecond\r\n\r\n", TOP D M "From:\tfirst\r\n\tsecond\r\n\r\n");
+    assert_string_equal(f.from, "first\tsecond");
+    f = MAIL(D M "From:tight\r\n\r\n", TOP D M "From:tight\r\n\r\n");
+    assert_string_equal(f.from, "tight");
+    f = MAIL(D M "From: kept\r\nBcc: dropped\r\n folded\r\n\r\n", TOP D M "From: kept\r\n\r\n");
+    assert_string_equal(f.from, "kept");
     f = MAIL("To: a@b\r\n\r\n", TOP "To: a@b\r\n" ADD_D ADD_M "\r\n");
     assert_string_equal(f.from, "");
     assert_string_equal(f.message_id, "");
@@ -216,14 +210,14 @@ TEST(mail_body, what_is_learned_is_cut)
     char in[4000], value[1500];
     memset(value, 'v', sizeof value - 1);
     value[sizeof value - 1] = '\0';
-    snprintf(in, sizeof in, "Subject: %s\r\n %s\r\n\r\n", value, value);
+    snprintf(in, sizeof in, "From: %s\r\n %s\r\n\r\n", value, value);
     struct buf out;
     struct mail_body_facts f;
     struct err e;
     buf_init(&out, OUT);
     assert_true(feed(&config, str_from(in), 0, 1, &out, &f, &e));
-    assert_int_equal(strlen(f.subject), MAIL_HEADER_VALUE_MAX - 1);
-    assert_true(str_starts_with(str_from(value), str_from(f.subject)));
+    assert_int_equal(strlen(f.from), MAIL_HEADER_VALUE_MAX - 1);
+    assert_true(str_starts_with(str_from(value), str_from(f.from)));
     buf_release(&out);
 }
 
