@@ -50,22 +50,6 @@ void log_init(enum log_level least, enum log_format format)
     line_format = format;
 }
 
-void log_set_level(enum log_level least)
-{
-    least_level = least;
-}
-
-bool log_level_parse(struct str name, enum log_level *out)
-{
-    for (unsigned i = 0; i < LOG_LEVEL_COUNT; i++) {
-        if (str_eq(name, str_from(level_names[i]))) {
-            *out = (enum log_level)i;
-            return true;
-        }
-    }
-    return false;
-}
-
 static bool is_plain(char c)
 {
     return c >= 32 && c < 127 && c != '"' && c != '\\';

@@ -47,8 +47,6 @@ void log_attach(uv_loop_t *loop);
 void log_detach(void);
 /* Write what waits while there is room for it, or comes to be within patience_ms in all. */
 void log_flush(unsigned patience_ms);
-void log_set_level(enum log_level least);
-bool log_level_parse(struct str name, enum log_level *out);
 
 /* LOG(EV_SVID_ROTATED, F_STR("spiffe_id", id), F_INT("generation", 3)); an empty string field is
  * left out. */
