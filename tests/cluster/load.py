@@ -62,7 +62,18 @@ class Session:
         return ""
 
 
+def wait_for_identity() -> None:
+    """svidmail answers as soon as it lives, and puts mail off until it has its identity."""
+    while True:
+        with smtplib.SMTP("127.0.0.1", 2525, local_hostname="app", timeout=60) as client:
+            client.ehlo()
+            if client.mail(SENDER)[0] == 250:
+                return
+        time.sleep(0.1)
+
+
 def sessions(subject: str, count: int) -> None:
+    wait_for_identity()
     with selectors.DefaultSelector() as selector:
         for number in range(count):
             session = Session(subject, number)
@@ -99,6 +110,7 @@ def big(subject: str, count: int, size: int) -> None:
                 reply = client.getreply()
             say(event="reply", number=number, code=reply[0], text=reply[1].decode())
 
+    wait_for_identity()
     with concurrent.futures.ThreadPoolExecutor(count) as pool:
         list(pool.map(send, range(count)))
     say(event="done")

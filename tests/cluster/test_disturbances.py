@@ -78,6 +78,7 @@ def test_no_mail_fails_while_istiod_is_gone(traffic, cluster):
 def test_mail_waits_while_cluster_dns_is_gone(traffic, cluster):
     with gone(cluster, "deployment/coredns", "kube-system", "k8s-app=kube-dns"):
         traffic.shop.start_pod("serve", name="without-dns")
+        traffic.shop.wait_for_own_identity("without-dns")
         code, text = traffic.shop.send("without-dns", "now")
         assert code == 451 and "mail-egress.mail-egress.svc.cluster.local" in text
     sent = traffic.shop.app_says("without-dns", "sent")

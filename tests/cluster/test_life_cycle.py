@@ -85,6 +85,7 @@ def test_a_sidecar_that_cannot_start_keeps_the_app_back_says_why_and_heals(new_s
 
 def test_a_killed_sidecar_comes_back_and_the_app_is_untouched(shop, cluster):
     shop.start_pod("idle")
+    shop.wait_ready_to_relay("checkout")
     assert shop.send("checkout", "before")[0] == 250
     app = status_of(cluster, shop.namespace, "checkout", "app")
     Container(cluster, shop.namespace, "checkout", "svidmail").kill(signal.SIGKILL)

@@ -33,6 +33,9 @@ class Pods:
         shop.start_pod("idle", name="excluded", mesh=True, ready=False)
         shop.start_captured_pod("idle", like="excluded", name="captured")
         shop.cluster.wait_ready("pod/excluded", shop.namespace)
+        # A refusal for want of it has the code of one for a cut connection.
+        for name in ("excluded", "captured"):
+            shop.wait_for_own_identity(name)
 
     def code(self, name: str) -> int:
         return self.shop.send(name, name)[0]

@@ -130,6 +130,11 @@ class Shop:
         poll_until(f"svidmail in {name} to be ready: {self.svidmail(name, 'status', check=False)}", lambda: self.exec(
             name, "svidmail", "svidmail", "health", "--ready", check=False).returncode == 0, timeout, interval=0.2)
 
+    def wait_for_own_identity(self, name: str, timeout: float = 20) -> None:
+        """Until the agent has given svidmail in a pod its SVID: until then each mail is put off at once."""
+        poll_until(f"svidmail in {name} to have its identity", lambda: "spiffe_id" in json.loads(
+            self.svidmail(name, "identity", "--output=json")).get("mesh", {}), timeout, interval=0.2)
+
     def send(self, name: str, subject: str = "hello") -> tuple[int, str]:
         """One attempt of the app's container; the reply."""
         said = self.exec(name, "app", "python3", "/app/app.py", "send", subject).stdout

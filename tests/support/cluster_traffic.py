@@ -23,15 +23,19 @@ class Replies:
     def __init__(self, shop: Shop, pod: str):
         self.shop = shop
         self.pod = pod
+        self.begun = 0
         self._log: Process = shop.cluster.follow(shop.namespace, pod, "app")
 
     def all(self) -> list[dict]:
-        events = [json.loads(line) for line in list(self._log.stdout.items) if line.startswith("{")]
-        return [event for event in events if event["event"] == "reply"]
+        return self._said("reply")
+
+    def asked_to_end_at(self) -> float:
+        [asked] = self._said("asked to end")
+        return asked["at"]
 
     def codes(self, since: int = 0) -> set[int]:
-        """The different ones, of all replies or of those from this one on."""
-        return {reply["code"] for reply in self.all()[since:]}
+        """The different ones, of the replies from this one on; none from before it has begun."""
+        return {reply["code"] for reply in self.all()[max(since, self.begun):]}
 
     def wait_for_more(self, count: int, code: int = 250, timeout: float = 30) -> None:
         """Until so many further replies were this one."""
@@ -47,6 +51,10 @@ class Replies:
 
     def stop(self) -> None:
         self._log.kill()
+
+    def _said(self, event: str) -> list[dict]:
+        said = [json.loads(line) for line in list(self._log.stdout.items) if line.startswith("{")]
+        return [line for line in said if line["event"] == event]
 
     def check_account(self) -> None:
         """Each mail that the app was told of as taken, SES has once; of the others it has none.
@@ -74,7 +82,11 @@ class Replies:
 
 
 class Traffic(Replies):
-    """As a context manager: the pod `traffic`, from its first mail until it is deleted at the end."""
+    """As a context manager: the pod `traffic`, from its first mail taken until it is deleted at the end.
+
+    The app starts as soon as SMTP answers, be the pod's entry at the agent or not: what it is told until then is in the
+    account, and no sign of a disturbance.
+    """
 
     def __init__(self, shop: Shop, pod: str = "traffic", **template):
         shop.start_pod("stream", name=pod, **template)
@@ -82,6 +94,7 @@ class Traffic(Replies):
 
     def __enter__(self) -> "Traffic":
         self.wait_for_more(1)
+        self.begun = next(at for at, reply in enumerate(self.all()) if reply["code"] == 250)
         return self
 
     def __exit__(self, *_) -> None:
