@@ -35,10 +35,11 @@ def test_an_app_mails_until_its_end_beside_whichever_istio_proxy(mesh_shop):
     for app in apps.values():
         app.wait_for_end()
         assert app.codes() == {250}
-        assert len(app.all()) > 20
+        assert app.all()[-1]["at"] - app.asked_to_end_at() > 5.5, "it mailed when the non-native istio-proxy had gone"
         app.check_account()
     captured.wait_for_end()
-    assert captured.codes() == {250, 451}
+    # 454: caught by the proxy amid its end.
+    assert {250, 451} <= captured.codes() <= {250, 451, 454}
     captured.check_account()
 
 

@@ -11,6 +11,7 @@ import signal
 import pytest
 import yaml
 from support.cluster_container import Container, status_of
+from support.cluster_shop import now
 from support.processes import poll_until
 
 SESSIONS = 200
@@ -106,16 +107,18 @@ def test_a_killed_sidecar_comes_back_and_the_app_is_untouched(shop, cluster):
 
 def test_200_sessions_in_flight_in_a_deleted_pod_each_hear_their_verdict(shop, cluster, aws_faults):
     """The app is asked to end and goes on until each has; its sidecar lives so long."""
-    aws_faults.inject(delay=0.3, times=SESSIONS)
+    aws_faults.inject(delay=1.0, times=SESSIONS)
     start_load(shop, "sessions", "flight", str(SESSIONS), terminationGracePeriodSeconds=30)
     cluster.wait_ready("pod/checkout", shop.namespace)
     with_app = cluster.follow(shop.namespace, "checkout", "app")
     with_app.wait_for_line("under way", 30, stream="stdout")
+    deleted = now()
     cluster.kubectl("delete", "pod", "checkout", "--namespace", shop.namespace, "--wait=false")
     with_app.wait(40)
     lines = lines_of(with_app)
     [under_way] = [line["count"] for line in lines if line["event"] == "under way"]
     assert under_way > SESSIONS / 2
+    assert any(line["at"] > deleted for line in lines if line["event"] == "verdict"), "it was deleted amid them"
     verdicts = {line["number"]: line["text"] for line in lines if line["event"] == "verdict"}
     assert len(verdicts) == SESSIONS and lines[-1]["event"] == "done"
     told = {number for number, text in verdicts.items() if text.startswith("250 2.0.0 Ok ")}
