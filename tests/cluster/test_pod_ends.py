@@ -49,7 +49,7 @@ def deleted(cluster, shop, name: str) -> tuple[list[dict], dict[str, dict]]:
 
 
 def test_end_is_announced_and_the_apps_last_mails_are_taken(start, shop, cluster):
-    log, states = deleted(cluster, shop, start("until-deleted"))
+    log, states = deleted(cluster, shop, start("until-deleted", "ending", "4"))
     events = [line["event"] for line in log]
     order = [events.index(name) for name in ("pod.ending", "app.stopping", "app.stopped")]
     assert order == sorted(order)
