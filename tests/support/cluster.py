@@ -376,10 +376,13 @@ class Cluster(Kubectl):
         return self.kubectl("logs", "--namespace", namespace, name, "--container", container, *options).stdout
 
     def follow(self, namespace: str, name: str, container: str) -> Process:
-        """The container's log as it comes, on stdout; for wait_for_line.  stop() it."""
-        return Process(f"log-{namespace}-{name.replace('/', '-')}-{container}",
+        """The pod's container's log as it comes, on stdout; for wait_for_line.  stop() it."""
+        # Of a pod without a node kubectl says nothing, and ends well.
+        poll_until(f"the node of {name}", lambda: self.get("pod", name, namespace)["spec"].get("nodeName"), 20)
+        return Process(f"log-{namespace}-{name}-{container}",
                        [*self._command, "--kubeconfig", self.kubeconfig, "logs", "--follow", "--namespace", namespace,
-                        name, "--container", container], log_dir=self.node.log_dir, env={"HOME": self._home})
+                        name, "--container", container, "--pod-running-timeout=2m"], log_dir=self.node.log_dir,
+                       env={"HOME": self._home})
 
     def gateway_log(self, namespace: str = "mail-egress", selector: str = "istio=mail-egress") -> list[dict]:
         """The access log of the gateway's pods."""
