@@ -171,6 +171,11 @@ class FakeAws(HttpServer):
             self.faults.append(fault)
         return fault
 
+    def take_back(self, fault: Fault) -> None:
+        """Forgets this one; the requests that have it already go on with it."""
+        with self.changed:
+            self.faults.remove(fault)
+
     def clear_faults(self) -> None:
         """Forgets what is queued and lets go what hangs."""
         with self.changed:
