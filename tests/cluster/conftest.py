@@ -14,7 +14,7 @@ from support.cluster import Cluster, Parts
 from support.cluster_shop import CA_VOLUMES, IMAGE, ROOT, SERVICE_ACCOUNT, Shop
 
 # The gateway's policy names its clients: these many tests can have a namespace of their own.
-NAMESPACES = [f"shop-{number:02}" for number in range(1, 61)]
+NAMESPACES = [f"shop-{number:02}" for number in range(1, 100)]
 
 PLATFORM = {
     "trustDomain": "example.org",

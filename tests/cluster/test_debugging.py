@@ -15,6 +15,8 @@ def shop(shared_shop):
     """With a pod `checkout` that has sent a mail."""
     shared_shop.start_pod("serve")
     shared_shop.wait_for_mail("checkout")
+    # SES has it before svidmail knows of that.
+    shared_shop.app_says("checkout", "sent")
     return shared_shop
 
 
@@ -52,6 +54,8 @@ def test_health_is_an_exit_code(shop):
         done = shop.exec("checkout", "svidmail", "svidmail", "health", *options, check=False)
         assert (done.returncode, done.stderr) == (0, "")
     shop.start_pod("idle", name="stranger", serviceAccountName="default")
+    # Until then nothing speaks against it: it has an identity.
+    poll_until("the refusal", lambda: "rbac_access_denied" in shop.svidmail("stranger", "status"), 20)
     alive = shop.exec("stranger", "svidmail", "svidmail", "health", check=False)
     ready = shop.exec("stranger", "svidmail", "svidmail", "health", "--ready", check=False)
     assert alive.returncode == 0, "SMTP answers, so the app may start"

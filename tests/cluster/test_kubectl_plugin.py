@@ -48,9 +48,10 @@ def kubectl_svidmail(cluster):
 
 @pytest.fixture
 def checkout(shop):
-    """A pod that mails."""
+    """A pod that has sent a mail, and knows it."""
     shop.start_pod("serve")
     shop.wait_for_mail("checkout")
+    shop.app_says("checkout", "sent")
     return shop
 
 
@@ -289,7 +290,8 @@ def test_errors_say_what_is_missing(kubectl_svidmail, shop, cluster):
 def test_svidmail_that_is_not_running_is_told_from_one_that_is_not_there(kubectl_svidmail, shop, cluster):
     shop.start_pod("idle", name="broken", ready=False, volumes=[
         {"name": "app", "configMap": {"name": "app"}}, {"name": "svidmail-config", "configMap": {"name": "none"}}])
-    poll_until("its node", lambda: cluster.get("pod", "broken", shop.namespace)["spec"].get("nodeName"), 20)
+    poll_until("kubelet to have looked at it", lambda: cluster.get("pod", "broken", shop.namespace)["status"].get(
+        "initContainerStatuses"), 20)
     result = kubectl_svidmail("status", "broken", "-n", shop.namespace)
     assert result.returncode == 1 and "is not running now" in result.stderr, result
 
@@ -327,6 +329,10 @@ def test_who_may_not_is_told_which_right_is_missing(kubectl_svidmail, checkout, 
         assert result.returncode == 1 and "you may not do this: " in result.stderr, result
         assert f'cannot {verb} resource "pods"' in result.stderr
     cluster.apply(rights_of_the_docs(checkout.namespace, "looker"))
+    # The apiserver's authorizer hears of them a little later.
+    poll_until("the rights to count", lambda: cluster.kubectl(
+        "auth", "can-i", "create", "pods/exec", "--namespace", checkout.namespace,
+        f"--as=system:serviceaccount:{checkout.namespace}:looker", check=False).returncode == 0, 20)
     for words in (["check"], ["status", "checkout"], ["logs", "checkout"], ["doctor", "checkout"]):
         result = kubectl_svidmail(*who, *words)
         assert result.returncode == 0, (words, result)

@@ -24,10 +24,10 @@ def app(new_shared_shop, cluster, tmp_path_factory):
 
 
 def pod_of(shop, app: str, *, but: str = "") -> dict:
-    """The pod of a workload, as soon as there is one; `but` is the uid of one that is not meant."""
+    """The pod of a workload, as soon as one has a node; `but` is the uid of one that is not meant."""
     def look():
         return next((pod for pod in shop.cluster.pods(shop.namespace, f"app={app}") if pod["metadata"]["uid"] != but
-                     and "deletionTimestamp" not in pod["metadata"]), None)
+                     and "deletionTimestamp" not in pod["metadata"] and "nodeName" in pod["spec"]), None)
 
     return poll_until(f"a pod of {app}", look, 30, interval=0.1)
 
@@ -40,7 +40,9 @@ def name_of(pod: dict) -> str:
 def test_one_line_in_the_chart_is_enough_for_a_workload_to_send_mail(app, workload):
     pod = pod_of(app, workload)
     mail = app.wait_for_mail(name_of(pod))
-    [done] = [line for line in app.sidecar_log(name_of(pod)) if line["event"] == "mail.done"]
+    # SES has it before svidmail says so.
+    [done] = poll_until("mail.done", lambda: [
+        line for line in app.sidecar_log(name_of(pod)) if line["event"] == "mail.done"], 20, interval=0.2)
     assert done["ses_message_id"] == mail.message_id
 
 
