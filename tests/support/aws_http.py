@@ -270,7 +270,7 @@ class HttpServer:
 
     def start(self) -> None:
         """Listens; after stop() again on the same port, as a service that comes back."""
-        self._released.clear()
+        self._released = threading.Event()
         for context in self.contexts.values():
             context.sni_callback = self._choose_context
         self._listener = socket.create_server((self.address, self.port), backlog=256)
@@ -299,9 +299,10 @@ class HttpServer:
         return len(streams)
 
     def release(self) -> None:
-        """Lets go every request that hangs (it gets no answer)."""
-        self._released.set()
-        self._released.clear()
+        """Lets go every request that has its fault (one that hangs gets no answer); what comes later is not meant."""
+        with self.changed:
+            held, self._released = self._released, threading.Event()
+        held.set()
 
     @property
     def open_connections(self) -> int:
@@ -390,7 +391,7 @@ class HttpServer:
 
     def _one(self, reader: _Reader, connection: Connection) -> None:
         request, refusal = self._begin(reader, connection)
-        fault = self._take_fault(request.service)
+        fault, released = self._take_fault(request.service)
         if fault:
             request.fault = fault.name or fault.cut or fault.error or "fault"
         if fault and fault.cut == "before-body":
@@ -399,9 +400,9 @@ class HttpServer:
         if refusal is None and not (fault and fault.early):
             length, refusal = self._length(request)
             if refusal is None:
-                body = reader.body(length, self._released.wait, fault.read_rate if fault else 0)
+                body = reader.body(length, released.wait, fault.read_rate if fault else 0)
         response = self._respond(request, body, fault, refusal)
-        self._send(reader.stream, request, response, fault)
+        self._send(reader.stream, request, response, fault, released)
         if response.close:
             # Whoever still sends a body would get a reset, and with it lose the answer: read a little of it.
             with contextlib.suppress(OSError):
@@ -451,7 +452,8 @@ class HttpServer:
             return 0, Refusal(413, "RequestEntityTooLarge", "Request entity too large", close=True)
         return int(values[0]), None
 
-    def _take_fault(self, service: str) -> Fault | None:
+    def _take_fault(self, service: str) -> tuple[Fault | None, threading.Event]:
+        """What goes wrong, and what lets it go: release() means the requests that have their fault by then."""
         with self.changed:
             for fault in self.faults:
                 if fault.service not in ("", service):
@@ -462,8 +464,8 @@ class HttpServer:
                 fault.times -= 1
                 if fault.times <= 0:
                     self.faults.remove(fault)
-                return fault
-        return None
+                return fault, self._released
+            return None, self._released
 
     def _respond(self, request: Request, body: bytes, fault: Fault | None, refusal: Refusal | None) -> Response:
         request.complete = refusal is None
@@ -506,12 +508,19 @@ class HttpServer:
         response.close = response.close or fault.early
         return response
 
-    def _send(self, stream: ssl.SSLSocket, request: Request, response: Response, fault: Fault | None) -> None:
-        if fault and fault.delay and self._released.wait(fault.delay):
+    def _send(
+        self,
+        stream: ssl.SSLSocket,
+        request: Request,
+        response: Response,
+        fault: Fault | None,
+        released: threading.Event,
+    ) -> None:
+        if fault and fault.delay and released.wait(fault.delay):
             raise _Closed
         if fault and fault.hang:
             self._unanswered(request)
-            self._released.wait()
+            released.wait()
             self._end(stream, fault)
         if fault and fault.cut == "before-answer":
             self._unanswered(request)
@@ -534,7 +543,7 @@ class HttpServer:
         if fault and fault.trickle:
             for byte in data:
                 stream.sendall(bytes([byte]))
-                if self._released.wait(fault.trickle):
+                if released.wait(fault.trickle):
                     raise _Closed
         else:
             stream.sendall(data)
