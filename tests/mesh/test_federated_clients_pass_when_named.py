@@ -32,18 +32,23 @@ def federated_gateway(programs, workdir, kube_api, new_spire, partner, egress, g
     home = new_spire(entries=False, is_istio_federated=True)
     home.trust(partner)
     home.create_entry(GATEWAY_PATH, ENVOY_UID, federates_with=(PARTNER,))
-    egress({"extraPrincipals": [PARTNER + NAMED_PATH], "federatedTrustDomains": [PARTNER]})
-    gateway.stop()
-    pod = kube_api.get("deployment", "mail-egress", "mail-egress")["spec"]["template"]
-    federated = MeshGateway(programs, programs.istio_source, workdir(), spire_socket=home.socket_path, pod=pod)
-    federated.home = home
-    federated.start()
-    federated.wait_for_listeners(federated.api_port, federated.end_to_end_port, federated.smtp_port)
-    yield federated
-    federated.stop()
-    egress()
-    gateway.start()
-    gateway.wait_for_listeners(gateway.api_port, gateway.end_to_end_port, gateway.smtp_port)
+    federated = None
+    try:
+        egress({"extraPrincipals": [PARTNER + NAMED_PATH], "federatedTrustDomains": [PARTNER]})
+        gateway.stop()
+        pod = kube_api.get("deployment", "mail-egress", "mail-egress")["spec"]["template"]
+        federated = MeshGateway(programs, programs.istio_source, workdir(), spire_socket=home.socket_path, pod=pod)
+        federated.home = home
+        federated.start()
+        federated.wait_for_listeners(federated.api_port, federated.end_to_end_port, federated.smtp_port)
+        yield federated
+    finally:
+        if federated is not None:
+            federated.stop()
+        gateway.stop()
+        egress()
+        gateway.start()
+        gateway.wait_for_listeners(gateway.api_port, gateway.end_to_end_port, gateway.smtp_port)
 
 
 def test_the_named_one_passes_and_its_neighbour_does_not(federated_gateway, aws, ses_smtp, partner, workdir):
