@@ -207,7 +207,7 @@ def test_a_configmap_from_elsewhere_is_named(app):
     for name, annotation in (("", None), ("platform-mail", "platform-mail")):
         pod = pod_of(chart.workload({"svidmail": {"image": IMAGE, "configMap": {"name": name}}}))
         [volume] = [entry for entry in pod["spec"]["volumes"] if entry["name"] == "svidmail-config"]
-        assert volume["configMap"]["name"] == name or "svidmail"
+        assert volume["configMap"]["name"] == (name or "svidmail")
         assert pod["metadata"]["annotations"].get("svidmail.io/config") == annotation
         assert CHECKSUM not in pod["metadata"]["annotations"]
 
