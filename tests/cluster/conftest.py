@@ -31,7 +31,8 @@ PLATFORM = {
 def pytest_collection_modifyitems(items):
     for item in items:
         # The first one has the whole cluster to wait for.
-        item.add_marker(pytest.mark.timeout(300))
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300))
 
 
 @pytest.fixture(scope="session")

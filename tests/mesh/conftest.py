@@ -27,6 +27,13 @@ EGRESS_VALUES = {
 }
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        # The first one has everything to wait for.
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300))
+
+
 @pytest.fixture(scope="session")
 def session_dir():
     """session_dir(): a directory that other uids may enter, for as long as the session lasts."""

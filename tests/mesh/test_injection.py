@@ -53,6 +53,9 @@ def install(kube_api):
         wait("the policy to act", lambda spec: "MARK" in spec)
         apply(values)
         wait("the policy to act", lambda spec: "MARK" not in spec)
+        # The policies that warn and refuse are read by a loop of their own.
+        poll_until("the other policies to act", lambda: warns_of(kube_api, labelled(
+            POD, shareProcessNamespace=True), "default", "shareProcessNamespace is true"), timeout=30, interval=0.2)
         installed.append(values)
 
     yield make
@@ -109,6 +112,11 @@ def names(entries) -> list[str]:
 def created(kube_api, pod: dict, namespace: str) -> dict:
     [pod] = kube_api.create(pod, dry_run=True, namespace=namespace)
     return pod
+
+
+def warns_of(kube_api, pod: dict, namespace: str, words: str) -> bool:
+    created(kube_api, pod, namespace)
+    return any(words in warning for warning in kube_api.warnings)
 
 
 # --- the same pod, however the sidecar came into it
@@ -270,9 +278,9 @@ def test_a_label_on_the_workload_instead_of_its_pods_is_warned_of(kube_api, poli
 @pytest.mark.parametrize("policies", [{"namespaceSelector": {"matchLabels": {"mail": "yes"}}}], indirect=True)
 def test_the_label_counts_in_the_chosen_namespaces_only(kube_api, policies, namespace):
     """The policy's own namespaceSelector; the probe of the fixture lives in the namespace default."""
-    created(kube_api, labelled(POD), namespace)
-    [warning] = kube_api.warnings
-    assert "it acts in some namespaces only" in warning
+    poll_until("the warning to say so", lambda: warns_of(
+        kube_api, labelled(POD), namespace, "it acts in some namespaces only"), timeout=30, interval=0.2)
+    assert len(kube_api.warnings) == 1
 
 
 # --- Kubernetes' own controllers

@@ -101,6 +101,11 @@ class Istiod:
             raise Failure(f"istiod ended with {self.process.returncode}:\n{self.process.stderr.tail()}")
         return _get("127.0.0.1", ISTIOD_HTTP_PORT, "/ready")[0] == 200
 
+    def gateways(self) -> int:
+        """How many are connected."""
+        metrics = _get("127.0.0.1", ISTIOD_MONITORING_PORT, "/metrics")[1]
+        return sum(int(float(line.split()[-1])) for line in metrics.splitlines() if line.startswith("pilot_xds{"))
+
     def istioctl(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """istioctl against the apiserver."""
         done = subprocess.run([os.path.join(self._bin_dir, "istioctl"), *arguments, "--kubeconfig",
