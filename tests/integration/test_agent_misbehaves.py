@@ -118,11 +118,12 @@ def test_redaction_ends_a_mail_under_way_and_tells_its_sender(issued_world):
     answers = []
     sender = threading.Thread(target=lambda: answers.append(send(sidecar)))
     sender.start()
-    aws.wait_for_requests(1)
+    [request] = aws.wait_for_requests(1)
+    poll_until("the whole body to have left", lambda: request.complete, 10)
     issuer.set_identities()
     sender.join(10)
     assert [code for code, _ in answers] in ([451], [454]), answers
-    assert "X-Svidmail-Id" in answers[0][1], answers  # SES may have it: the whole body had left
+    assert "X-Svidmail-Id" in answers[0][1], answers  # SES may have it
     assert sidecar.metric("ambiguous_total") == 1
 
 
@@ -139,7 +140,8 @@ def test_denied_after_a_lost_connection_is_a_redaction_only_after_the_grace(issu
     sidecar.wait_for_event("workload_api.waiting", error=lambda error: "no registration entry" in error, timeout=30)
     denied_at = time.monotonic()
     with Traffic(sidecar, pause_s=0.5) as traffic:
-        traffic.wait_for_more(90, timeout=55)
+        while time.monotonic() - denied_at < 45:
+            traffic.wait_for_more(1)
         assert traffic.failures == [] and sidecar.count_events("svid.redacted") == 0
         sidecar.wait_for_event("svid.redacted", timeout=40)
         assert 55 < time.monotonic() - denied_at < 80
@@ -188,11 +190,9 @@ def test_stream_torn_in_the_middle_of_a_message_is_opened_again(issued_world):
 
 def test_stream_torn_in_each_of_its_first_bytes_ends_in_an_identity(issued_world):
     issuer, _, _, sidecar = issued_world(torn=True, start=False)
-    issuer.relay.cut_after(1)
+    issuer.relay.cut_each_after(1, 9, 40, 90, 200, 600)
     sidecar.start()
-    for cut in (9, 40, 90, 200, 600):
-        issuer.relay.wait_for_connections(issuer.relay.accepted + 1, timeout=30)
-        issuer.relay.cut_after(cut)
+    issuer.relay.wait_for_connections(7, timeout=90)
     sidecar.wait_ready(60)
     assert send(sidecar)[0] == 250
 
@@ -263,7 +263,7 @@ BAD_JWTS = {
     "exp beyond any number": (lambda issuer: jwts(issuer, "e30.eyJleHAiOjFlOTk5fQ.AAAA"), "no readable exp"),
     "a megabyte": (lambda issuer: jwts(issuer, "x" * 1_000_000), "no readable exp"),
     "no message": (lambda issuer: b"\xff" * 1000, "cannot be decoded"),
-    "expired": (lambda issuer: jwts(issuer, issuer.jwt.sign(issuer.svids[0].spiffe_id, "sts", ttl=-60)),
+    "expired": (lambda issuer: jwts(issuer, issuer.jwt.sign(issuer.svids[0].spiffe_id, "sts", ttl=-600)),
                 "expired 6"),
 }
 

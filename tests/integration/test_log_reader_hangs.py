@@ -11,6 +11,9 @@ import pytest
 from support.mails import send
 from support.processes import poll_until
 
+EXIT_IN_S = 2.0
+SANITIZER_S = 2.0  # the leak check at exit, on a busy machine
+
 
 class Pipe:
     """The reading end of a sidecar's stderr; nobody reads unless told to."""
@@ -42,10 +45,16 @@ def unread(workdir, new_sidecar, spire, gateway, aws):
     pipe = Pipe(log)
     sidecar = new_sidecar(spire, gateway, aws, start=False, wrapper=("sh", "-c", 'exec "$@" 2>"$0"', log))
     sidecar.start(wait=False)
-    poll_until("the admin socket", lambda: os.path.exists(sidecar.admin_socket), timeout=20)
-    sidecar.wait_ready()
+    poll_until("svidmail to be ready", lambda: is_ready(sidecar), timeout=20)
     yield sidecar, pipe
     os.close(pipe.fd)
+
+
+def is_ready(sidecar) -> bool:
+    """Asked of one that may not have got to listen yet."""
+    with contextlib.suppress(OSError):
+        return sidecar.is_ready()
+    return False
 
 
 def fill_the_log(sidecar) -> None:
@@ -77,4 +86,4 @@ def test_sigterm_ends_it_in_time(unread):
     fill_the_log(sidecar)
     began = time.monotonic()
     assert sidecar.stop() == 0
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < EXIT_IN_S + SANITIZER_S

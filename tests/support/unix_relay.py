@@ -24,6 +24,8 @@ class UnixRelay:
         self._open = True
         self._flowing = True
         self._budget: int | None = None
+        self._next_budgets: list[int] = []
+        self._budget_of: dict[tuple[socket.socket, socket.socket], int] = {}
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self.accepted = 0
         with contextlib.suppress(FileNotFoundError):
@@ -51,6 +53,8 @@ class UnixRelay:
                 self.accepted += 1
                 pair = (near, far)
                 self._pairs.add(pair)
+                if self._next_budgets:
+                    self._budget_of[pair] = self._next_budgets.pop(0)
                 self._changed.notify_all()
             threading.Thread(target=self._pump, args=(near, far, pair, False), daemon=True).start()
             threading.Thread(target=self._pump, args=(far, near, pair, True), daemon=True).start()
@@ -66,11 +70,14 @@ class UnixRelay:
             while data := source.recv(65536):
                 with self._changed:
                     self._changed.wait_for(lambda: self._flowing or not self._open or pair not in self._pairs)
-                    if answers and self._budget is not None:
-                        data, last = data[: self._budget], len(data) >= self._budget
-                        self._budget = max(0, self._budget - len(data))
-                    else:
-                        last = False
+                    budget = self._budget_of.get(pair, self._budget) if answers else None
+                    last = budget is not None and len(data) >= budget
+                    if budget is not None:
+                        data = data[:budget]
+                        if pair in self._budget_of:
+                            self._budget_of[pair] -= len(data)
+                        else:
+                            self._budget = budget - len(data)
                 sink.sendall(data)
                 if last:
                     with self._changed:
@@ -81,6 +88,7 @@ class UnixRelay:
     def _drop(self, pair: tuple[socket.socket, socket.socket]) -> None:
         with self._changed:
             self._pairs.discard(pair)
+            self._budget_of.pop(pair, None)
             self._changed.notify_all()
         for end in pair:
             with contextlib.suppress(OSError):
@@ -108,6 +116,11 @@ class UnixRelay:
         """Lets this many more bytes of answers through, then ends the connection that carried the last."""
         with self._changed:
             self._budget = n_bytes
+
+    def cut_each_after(self, *n_bytes: int) -> None:
+        """The next connections end when so many bytes of answers went through, each after its own number."""
+        with self._changed:
+            self._next_budgets += n_bytes
 
     def wait_for_connections(self, count: int, timeout: float = 10) -> None:
         with self._changed:
