@@ -99,8 +99,11 @@ def test_bytes_that_are_no_message_are_discarded(issued_world):
     issuer, _, _, sidecar = issued_world()
     sidecar.wait_ready()
     sidecar.expect_warning("workload_api.discarded")
+    # Each is waited for by its count: the same words are logged once.
     for garbage in (b"\xff" * 1000, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x05\x0a\x03\xff\xfe\xfd"):
+        updates = sidecar.metric("workload_api_updates_total")
         issuer.push(response=garbage)
+        sidecar.wait_for_metric("workload_api_updates_total", updates + 1)
     sidecar.wait_for_event("workload_api.discarded")
     assert send(sidecar)[0] == 250
 

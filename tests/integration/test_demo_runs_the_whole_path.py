@@ -165,14 +165,17 @@ def test_one_waits_for_another_that_builds(demo):
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         one = demo("--once")
-        poll_until("it to wait for the lock", lambda: f" {lock.stat().st_ino} " in waiting_locks(), 60)
+        poll_until("it to wait for the lock", lambda: waits_for(one, lock), 60)
     assert one.wait() == 0, one.output
 
 
-def waiting_locks():
-    """The lines of those who wait, with their inodes set apart."""
-    lines = pathlib.Path("/proc/locks").read_text().splitlines()
-    return " ".join(line.replace(":", " ") for line in lines if "->" in line)
+def waits_for(one, lock):
+    """A process of this demo, and not of one that another test runs."""
+    own, inode = all_of_session(one.process.pid), lock.stat().st_ino
+    # 1: -> FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF
+    waiting = [words for line in pathlib.Path("/proc/locks").read_text().splitlines()
+               if (words := line.split())[1] == "->"]
+    return any(int(words[5]) in own and words[6].endswith(f":{inode}") for words in waiting)
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ def test_announcing_again_and_again_is_harmless(sidecar):
     for _ in range(5):
         announce(sidecar)
     assert send(sidecar)[0] == 250
+    sidecar.wait_for_event("pod.ending")
     assert sidecar.count_events("pod.ending") == 1
 
 
@@ -75,4 +76,5 @@ def test_only_a_post_on_the_socket_announces(sidecar, method, status):
     """Prometheus' port, or a look at the address by GET, ends no pod in the log."""
     ask = sidecar.ask_metrics_port if method == "POST" else sidecar.ask
     assert ask("/announce-stop", method=method)[0] == status
+    assert sidecar.status()["pod"]["ending"] is False
     assert sidecar.count_events("pod.ending") == 0
