@@ -42,12 +42,15 @@ def test_each_uid_gets_its_own_identity_and_a_stranger_none(spire):
 
 
 def test_one_uid_may_have_several_told_apart_by_hints(spire):
-    entries = [spire.create_entry(path, STRANGER_UID, hint=hint)
-               for path, hint in [("/ns/shop/sa/mesh", "mesh"), ("/ns/shop/sa/aws", "aws")]]
-    assert {(svid["spiffe_id"], svid["hint"]) for svid in spire.svids(STRANGER_UID)} == {
-        (spire.id("/ns/shop/sa/mesh"), "mesh"), (spire.id("/ns/shop/sa/aws"), "aws")}
-    for entry in entries:
-        spire.delete_entry(entry)
+    entries = []
+    try:
+        for path, hint in [("/ns/shop/sa/mesh", "mesh"), ("/ns/shop/sa/aws", "aws")]:
+            entries.append(spire.create_entry(path, STRANGER_UID, hint=hint))
+        assert {(svid["spiffe_id"], svid["hint"]) for svid in spire.svids(STRANGER_UID)} == {
+            (spire.id("/ns/shop/sa/mesh"), "mesh"), (spire.id("/ns/shop/sa/aws"), "aws")}
+    finally:
+        for entry in entries:
+            spire.delete_entry(entry)
     poll_until("the stranger to be one again", lambda: spire.svids(STRANGER_UID) == [], timeout=20)
 
 

@@ -52,9 +52,16 @@ def say(connection, data: bytes) -> str:
 # --- many, slow, and greedy clients
 
 
-def test_1000_idle_connections_are_held_and_one_more_gets_421(new_sidecar, spire, gateway, aws):
+@pytest.fixture
+def descriptors():
+    """Enough of them for this process; svidmail sees to its own."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_1000_idle_connections_are_held_and_one_more_gets_421(new_sidecar, spire, gateway, aws, descriptors):
     sidecar = new_sidecar(spire, gateway, aws, {"smtp": {"max_connections": 1001}}, **BARE_MEMORY)
     sidecar.wait_ready()
     before = sidecar.memory_kb()["RssAnon"]
