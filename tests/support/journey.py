@@ -88,7 +88,7 @@ class Witnesses:
             ]
         return Journey(mail, hops, event)
 
-    def wait_complete(self, mail: Mail, timeout: float = 3) -> Journey:
+    def wait_complete(self, mail: Mail, timeout: float = 15) -> Journey:
         """Waits for the last witness; what is missing then stays marked as missing."""
         with self.changed:
             self.changed.wait_for(lambda: self.journey(mail).is_complete, timeout)

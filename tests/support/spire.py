@@ -16,6 +16,7 @@ from .processes import Failure, Process, poll_until
 
 SPIRE_UID = 21000
 NODE_PATH = "/node1"
+NOTHING_OFFERED = ("no identity issued", "connection refused", "no such file or directory", "DeadlineExceeded")
 
 SERVER_CONF = """
 server {{
@@ -229,9 +230,15 @@ class Spire:
     # --- what workloads get
 
     def svids(self, uid: int) -> list[dict]:
-        """What the Workload API offers a uid now: dicts with spiffe_id, hint, x509_svid …; empty when nothing."""
-        done = self._as_workload(uid, "api", "fetch", "x509", "-output", "json", "-timeout", "2s")
+        """What the Workload API offers a uid now: dicts with spiffe_id, hint, x509_svid …; empty when nothing.
+
+        Nothing is what an agent says that knows no entry, and what is heard of one that is gone or frozen.
+        """
+        done = self._as_workload(uid, "api", "fetch", "x509", "-output", "json", "-timeout", "10s")
         if done.returncode != 0:
+            said = done.stderr + done.stdout
+            if not any(words in said for words in NOTHING_OFFERED):
+                raise Failure(f"uid {uid} asked the agent in vain: {said}")
             return []
         return json.loads(done.stdout).get("svids", [])
 
