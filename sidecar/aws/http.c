@@ -98,6 +98,7 @@ struct http_call {
     enum stop stop;
     uint64_t header_len;        /* at least; libcurl adds some */
     uint64_t handed;            /* body bytes that libcurl has taken */
+    bool has_begun;             /* libcurl was let send */
     uint64_t up_before;         /* tunnel's count when the request began */
     char name[TUNNEL_NAME_MAX]; /* of the connection that got the request */
     uint64_t started_us;
@@ -275,6 +276,14 @@ static void refuse_restart(struct http_call *call)
 }
 
 /* Bound to a name of the kernel's choice, by which the tunnel knows it. */
+static bool slot_name_socket(struct slot *s)
+{
+    const struct sockaddr autobind = {.sa_family = AF_UNIX};
+    return bind(s->fd, &autobind, sizeof autobind.sa_family) == 0 &&
+           tunnel_client_name_from_fd(s->fd, s->name, sizeof s->name);
+}
+
+/* Without a name nobody could tell what became of the request: no such connection is made. */
 static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl_sockaddr *address)
 {
     struct http_call *call = arg;
@@ -284,13 +293,15 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl
         refuse_restart(call);
         return CURL_SOCKET_BAD;
     }
+    s->name[0] = '\0';
     s->fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
     if (s->fd == -1)
         return CURL_SOCKET_BAD;
-    const struct sockaddr autobind = {.sa_family = AF_UNIX};
-    if (bind(s->fd, &autobind, sizeof autobind.sa_family) != 0 ||
-        !tunnel_client_name_from_fd(s->fd, s->name, sizeof s->name))
-        s->name[0] = '\0';
+    if (!slot_name_socket(s)) {
+        close(s->fd);
+        s->fd = -1;
+        return CURL_SOCKET_BAD;
+    }
     call->r.is_new_connection = true;
     return s->fd;
 }
@@ -315,6 +326,7 @@ static int on_prereq(void *arg, char *remote_ip, char *local_ip, int remote_port
         return CURL_PREREQFUNC_ABORT;
     }
     struct tunnel_peer_info info;
+    call->has_begun = true;
     memcpy(call->name, call->slot->name, sizeof call->name);
     tunnel_peer_info(call->tunnel, call->name, &info);
     /* a new connection may not be accepted yet, and its name may have been another's */
@@ -539,7 +551,7 @@ static void set_callbacks(struct http_call *call)
 static bool has_left(const struct http_call *call, const struct tunnel_peer_info *info)
 {
     curl_off_t uploaded = 0;
-    if (call->easy == NULL || call->name[0] == '\0' || call->handed < call->body_len)
+    if (!call->has_begun || call->handed < call->body_len)
         return false;
     /* after a restart libcurl counts from zero */
     if (call->stop != STOP_RESTART &&
@@ -646,8 +658,7 @@ static void fill_response(struct http_call *call, CURLcode code)
     struct tunnel_peer_info info = {0};
     long status = 0;
     if (call->slot != NULL)
-        tunnel_peer_info(call->tunnel, call->name[0] != '\0' ? call->name : call->slot->name,
-                         &info);
+        tunnel_peer_info(call->tunnel, call->has_begun ? call->name : call->slot->name, &info);
     if (call->easy != NULL &&
         curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status) == CURLE_OK)
         r->status = (int)status;

@@ -32,6 +32,7 @@ struct conn {
 };
 
 static struct list conns = {&conns, &conns}; /* closed ones stay: their record is asked for */
+static const struct http_server *current;
 
 /* ---- the tunnel to it ---- */
 
@@ -54,6 +55,8 @@ bool tunnel_client_name_from_fd(int fd, char *out, size_t cap)
     socklen_t len = sizeof sa;
     CHECK(getsockname(fd, (struct sockaddr *)&sa, &len) == 0);
     format_name(&sa, len, out, cap);
+    if (current->names_nothing)
+        out[0] = '\0';
     return out[0] != '\0';
 }
 
@@ -279,6 +282,7 @@ void http_server_start(struct http_server *s, uv_loop_t *loop, const struct http
 {
     *s = (struct http_server){
         .loop = loop, .steps = steps, .n_steps = n_steps, .directory = "/tmp/svidmail-http-XXXXXX"};
+    current = s;
     CHECK(mkdtemp(s->directory) != NULL);
     snprintf(s->path, sizeof s->path, "%s/s", s->directory);
     buf_init(&s->last, KEPT_MAX);

@@ -30,6 +30,7 @@ struct http_server {
     const struct http_step *steps;
     size_t n_steps;
     bool refuses;                       /* close new connections at once */
+    bool names_nothing;                 /* as if the kernel had no address for a dialling socket */
     unsigned n_connections, n_requests; /* requests: those whose body came in full */
     unsigned n_ended;                   /* connections that the client has closed */
     unsigned n_on_connection;           /* requests that the connection of the last one has had */

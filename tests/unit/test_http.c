@@ -373,6 +373,24 @@ TEST(http, a_gateway_that_cannot_be_had_is_not_sent)
     world_stop(&w);
 }
 
+/* By its name alone we could tell afterwards how much of a request had gone. */
+TEST(http, a_socket_that_gets_no_name_carries_nothing)
+{
+    static const struct http_step step = {.close = true}; /* it has all, and answers nothing */
+    struct world w;
+    struct call c = {0};
+    world_start(&w, &step, 1);
+    w.server.names_nothing = true;
+    exchange(&w, &c, 100);
+    assert_int_equal(c.r.outcome, HTTP_NOT_SENT);
+    assert_int_equal(w.server.n_started, 0);
+    w.server.names_nothing = false;
+    exchange(&w, &c, 100);
+    assert_int_equal(c.r.outcome, HTTP_UNKNOWN);
+    call_release(&c);
+    world_stop(&w);
+}
+
 TEST(http, a_tunnel_without_a_socket_is_not_sent)
 {
     struct world w;
