@@ -160,10 +160,15 @@ static int on_curl_timer(CURLM *multi, long ms, void *arg)
     return 0;
 }
 
+/* libuv stops watching a socket in error and does not say what else it is.  It may well be
+ * readable: who closes over bytes of ours that lie unread has perhaps answered first, and libcurl,
+ * told of the error alone, gives up without a look. */
 static void on_poll(uv_poll_t *uv, int status, int events)
 {
     struct watch *w = uv->data;
-    int flags = status < 0 ? CURL_CSELECT_ERR : 0;
+    int flags = status < 0 ? CURL_CSELECT_IN | CURL_CSELECT_ERR : 0;
+    if (status < 0)
+        CHECK(uv_poll_start(uv, UV_READABLE, on_poll) == 0);
     if ((events & UV_READABLE) != 0)
         flags |= CURL_CSELECT_IN;
     if ((events & UV_WRITABLE) != 0)

@@ -724,6 +724,32 @@ TEST(http, an_answer_before_the_body_is_taken_counts)
     world_stop(&w);
 }
 
+/* The answer and the end come together, and a part of the body was never read: libcurl's socket is
+ * readable and in error at once. */
+TEST(http, an_answer_before_the_body_is_taken_counts_also_from_one_who_closes)
+{
+    static const struct http_step step = {
+        .answer = "HTTP/1.1 413 Payload Too Large\r\nContent-Length: 17\r\n"
+                  "Connection: close\r\n\r\nPayload Too Large",
+        .is_early = true,
+        .pause_after_body = 1,
+        .close = true};
+    static const uint64_t sizes[] = {100000, 300000, BIG};
+    for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+        struct world w;
+        struct call c = {0};
+        world_start(&w, &step, 1);
+        exchange(&w, &c, sizes[i]);
+        if (c.r.outcome != HTTP_ANSWERED)
+            fail_msg("%llu bytes: outcome %d, %s", (unsigned long long)sizes[i], c.r.outcome,
+                     c.r.err.msg);
+        assert_int_equal(c.r.status, 413);
+        assert_string_equal(c.body, "Payload Too Large");
+        call_release(&c);
+        world_stop(&w);
+    }
+}
+
 TEST(http, redirects_are_answers_and_cookies_are_forgotten)
 {
     static const struct http_step step = {
