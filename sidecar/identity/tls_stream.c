@@ -62,7 +62,7 @@ struct tls_stream {
     struct buf rest;      /* ciphertext that came before the reader paused */
     struct buf plain_out; /* less than a record, until the loop gets to on_turn */
     struct buf out;       /* ciphertext the sys/stream has not taken */
-    uint64_t n_in, n_plain_in;
+    uint64_t n_in, n_plain_in, n_dropped;
     bool wants_read, wants_drain, wants_shutdown, is_writing;
 
     struct timer *timer; /* HANDSHAKE: its timeout; OPEN: resume reading; ENDING: on_end */
@@ -262,6 +262,7 @@ static void drop_connection(struct tls_stream *s, bool is_cut)
     SSL_free(s->ssl);
     s->ssl = NULL;
     s->in = (struct str){"", 0};
+    s->n_dropped += s->plain_out.len;
     buf_release(&s->rest);
     buf_release(&s->plain_out);
     buf_release(&s->out);
@@ -359,11 +360,36 @@ static void gather(struct tls_stream *s, struct str plain)
     send_soon(s);
 }
 
+/* More than plain_out has room for: whole records at once, the rest is gathered.  Any of the calls
+ * may end the stream. */
+static void write_records(struct tls_stream *s, struct str plain)
+{
+    size_t n = buf_room(&s->plain_out);
+    gather(s, str_sub(plain, 0, n));
+    plain = str_sub(plain, n, plain.len);
+    encrypt(s, buf_str(&s->plain_out));
+    buf_clear(&s->plain_out);
+    struct str whole = str_sub(plain, 0, plain.len - plain.len % RECORD_BYTES);
+    struct str rest = str_sub(plain, whole.len, plain.len);
+    if (s->state == ST_OPEN)
+        encrypt(s, whole);
+    else
+        s->n_dropped += whole.len;
+    if (s->state == ST_OPEN) {
+        flush_out(s);
+        gather(s, rest);
+    } else {
+        s->n_dropped += rest.len;
+    }
+}
+
 bool tls_stream_write(struct tls_stream *s, struct str plain)
 {
     CHECK(!s->wants_shutdown && plain.len <= TLS_STREAM_WRITE_MAX);
-    if (!is_in(s, IN_LIVE))
-        return true; /* dropped; on_end tells */
+    if (!is_in(s, IN_LIVE)) {
+        s->n_dropped += plain.len; /* on_end tells */
+        return true;
+    }
     if (s->state == ST_OPEN ? is_over_high(s) : plain.len > buf_room(&s->plain_out)) {
         s->wants_drain = true;
         return false;
@@ -372,17 +398,7 @@ bool tls_stream_write(struct tls_stream *s, struct str plain)
         gather(s, plain);
         return true;
     }
-    size_t n = buf_room(&s->plain_out);
-    gather(s, str_sub(plain, 0, n));
-    plain = str_sub(plain, n, plain.len);
-    encrypt(s, buf_str(&s->plain_out));
-    buf_clear(&s->plain_out);
-    if (s->state == ST_OPEN)
-        encrypt(s, str_sub(plain, 0, plain.len - plain.len % RECORD_BYTES));
-    if (s->state != ST_OPEN)
-        return true;
-    flush_out(s);
-    gather(s, str_sub(plain, plain.len - plain.len % RECORD_BYTES, RECORD_BYTES));
+    write_records(s, plain);
     return true;
 }
 
@@ -651,6 +667,11 @@ void tls_stream_close(struct tls_stream **ps)
 const struct tls_peer *tls_stream_peer(const struct tls_stream *s)
 {
     return &s->peer;
+}
+
+uint64_t tls_stream_n_dropped(const struct tls_stream *s)
+{
+    return s->n_dropped;
 }
 
 struct tls_context *tls_stream_context(const struct tls_stream *s)

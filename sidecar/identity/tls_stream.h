@@ -57,6 +57,9 @@ void tls_stream_close(struct tls_stream **s);
 
 const struct tls_peer *tls_stream_peer(const struct tls_stream *s);
 struct tls_context *tls_stream_context(const struct tls_stream *s);
+/* Of the plain bytes that were taken those that can no longer leave: dropped before they were
+ * encrypted, or written after its end. */
+uint64_t tls_stream_n_dropped(const struct tls_stream *s);
 /* Re-judge a stream against the store's current state (own SVID redacted or expired, peer's bundle
  * or chain gone or expired): ends it with END_IDENTITY_GONE if it may not live on.  Costs a chain
  * verification.  false: it has ended, now or before. */

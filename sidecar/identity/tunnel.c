@@ -141,8 +141,10 @@ static void link_info(const struct link *l, struct tunnel_peer_info *out)
 {
     *out = (struct tunnel_peer_info){
         .is_known = true, .end = l->end, .bytes_up = l->bytes_up, .bytes_down = l->bytes_down};
-    if (l->far != NULL)
-        str_copy(out->peer_id, sizeof out->peer_id, spiffe_id_str(&tls_stream_peer(l->far)->id));
+    if (l->far == NULL)
+        return;
+    out->bytes_up -= tls_stream_n_dropped(l->far);
+    str_copy(out->peer_id, sizeof out->peer_id, spiffe_id_str(&tls_stream_peer(l->far)->id));
 }
 
 /* Neither by our own will nor, after an answer, by the gateway's. */

@@ -39,7 +39,7 @@ struct tunnel_peer_info {
     bool is_known;
     struct stream_end end;         /* cause END_NONE while it lives */
     char peer_id[256];             /* the gateway's SPIFFE ID, cut; "" before the handshake */
-    uint64_t bytes_up, bytes_down; /* up: handed to the mTLS stream; they may not have left */
+    uint64_t bytes_up, bytes_down; /* up: encrypted, or about to be; they may not have left */
 };
 void tunnel_peer_info(const struct tunnel *t, const char *client_name,
                       struct tunnel_peer_info *out);

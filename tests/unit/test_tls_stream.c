@@ -836,6 +836,23 @@ TEST(tls_stream, abort_ends_with_its_cause_later)
     assert_int_equal(b.n_ended, 1);
 }
 
+TEST(tls_stream, what_was_taken_and_never_left_is_counted)
+{
+    struct bed b;
+    struct gateway_conn *c = bed_connect(&b);
+    assert_true(put(&b, STR("sent")));
+    LOOP_UNTIL(b.loop, c->n_got == 4);
+    assert_true(put(&b, STR("overtaken")));
+    assert_int_equal(tls_stream_n_dropped(b.s), 0); /* it may still leave */
+    tls_stream_abort(b.s, END_CANCELED, "");
+    assert_int_equal(tls_stream_n_dropped(b.s), 9);
+    assert_true(put(&b, STR("too late")));
+    assert_int_equal(tls_stream_n_dropped(b.s), 17);
+    LOOP_UNTIL(b.loop, c->has_eof);
+    assert_int_equal(c->n_got, 4);
+    bed_release(&b);
+}
+
 TEST(tls_stream, abort_during_each_phase_ends_once)
 {
     for (int turns = 0; turns < 12; turns++) {

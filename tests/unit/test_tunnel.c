@@ -657,6 +657,38 @@ TEST(tunnel, the_last_64_ends_are_known)
     bed_release(&b);
 }
 
+/* Both happen in one turn of the loop; which first, is what the caller did first. */
+static void expect_nothing_more_up(bool writes_first)
+{
+    struct bed b;
+    struct client c;
+    bed_init(&b);
+    bed_start(&b, (struct gateway_config){0});
+    struct gateway_conn *g = bed_dial(&b, &c);
+    client_write(&c, "ask");
+    LOOP_UNTIL(b.loop, g->n_got == 3);
+    if (writes_first)
+        client_write(&c, "ask again");
+    gateway_reset(g);
+    if (!writes_first)
+        client_write(&c, "ask again");
+    LOOP_UNTIL(b.loop, client_read(&c));
+    expect_cause(&b, &c, END_RESET);
+    assert_int_equal(info(&b, &c).bytes_up, 3);
+    client_release(&c);
+    bed_release(&b);
+}
+
+TEST(tunnel, bytes_that_come_after_the_streams_end_do_not_count)
+{
+    expect_nothing_more_up(false);
+}
+
+TEST(tunnel, bytes_that_the_streams_end_overtakes_do_not_count)
+{
+    expect_nothing_more_up(true);
+}
+
 /* ---- limits ---- */
 
 TEST(tunnel, over_the_limit_connections_wait)
