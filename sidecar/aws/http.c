@@ -556,20 +556,33 @@ static void set_callbacks(struct http_call *call)
 static bool has_left(const struct http_call *call, const struct tunnel_peer_info *info)
 {
     curl_off_t uploaded = 0;
-    if (!call->has_begun || call->handed < call->body_len)
+    if (call->handed < call->body_len)
         return false;
     /* after a restart libcurl counts from zero */
     if (call->stop != STOP_RESTART &&
         curl_easy_getinfo(call->easy, CURLINFO_SIZE_UPLOAD_T, &uploaded) == CURLE_OK &&
         (uint64_t)uploaded < call->body_len)
         return false;
-    /* an ended stream sends nothing more; a live one may hold bytes that it has not counted */
-    bool is_final = info->is_known && info->end.cause != END_NONE;
+    /* nobody has accepted a new connection yet, nor will: it closes now */
+    if (!info->is_known)
+        return !call->r.is_new_connection;
+    bool is_final = info->end.cause != END_NONE;
     /* a complaint about our certificate ends the handshake: no gateway reads a request before it */
     if (is_final && info->end.cause == END_ALERT && info->end.err.code == ERR_DENIED &&
         info->bytes_down == 0)
         return false;
     return !is_final || info->bytes_up - call->up_before >= call->header_len + call->body_len;
+}
+
+/* Given up, so that the tunnel's count is final.  The caller closes the connection. */
+static enum http_outcome judge_loss(const struct http_call *call)
+{
+    struct tunnel_peer_info info;
+    if (!call->has_begun)
+        return HTTP_NOT_SENT;
+    tunnel_abandon(call->tunnel, call->name);
+    tunnel_peer_info(call->tunnel, call->name, &info);
+    return has_left(call, &info) ? HTTP_UNKNOWN : HTTP_NOT_SENT;
 }
 
 static void tell_deadline(struct http_call *call, const struct tunnel_peer_info *info)
@@ -680,7 +693,7 @@ static void fill_response(struct http_call *call, CURLcode code)
         r->outcome = HTTP_ANSWERED;
         return;
     }
-    r->outcome = has_left(call, &info) ? HTTP_UNKNOWN : HTTP_NOT_SENT;
+    r->outcome = judge_loss(call);
     tell_failure(call, code, &info);
 }
 
@@ -854,16 +867,18 @@ struct http_call *http_send(struct http *h, const struct http_request *r, http_d
     return call;
 }
 
-void http_cancel(struct http_call **cp)
+enum http_outcome http_cancel(struct http_call **cp)
 {
     struct http_call *call = *cp;
     *cp = NULL;
     if (call == NULL)
-        return;
+        return HTTP_NOT_SENT;
     struct http *h = call->h;
+    enum http_outcome outcome = judge_loss(call);
     detach(call);
     call_free(call);
     start_waiting(h);
+    return outcome;
 }
 
 const char *http_library_version(void)

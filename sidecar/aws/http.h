@@ -78,8 +78,9 @@ struct http_call;
 /* Everything in r is copied but tunnel and body_arg.  cb runs once, never from inside. */
 struct http_call *http_send(struct http *h, const struct http_request *r, http_done_cb cb,
                             void *arg);
-/* cb will not run.  Nulls *c. */
-void http_cancel(struct http_call **c);
+/* cb will not run.  Nulls *c.  HTTP_UNKNOWN: the server may have the whole request; HTTP_NOT_SENT:
+ * it has not, and will not get it (also for NULL). */
+enum http_outcome http_cancel(struct http_call **c);
 /* Of libcurl, with its TLS library. */
 const char *http_library_version(void);
 

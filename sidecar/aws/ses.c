@@ -477,20 +477,19 @@ struct ses_call *ses_probe(struct ses *s, ses_cb cb, void *arg)
     return c;
 }
 
-static const char *waits_for(const struct ses_call *c)
+/* What it was waiting for; NULL: it may have left. */
+static const char *stop_waiting(struct ses_call *c)
 {
     if (c->waiting != NULL)
         return "AWS credentials";
     if (c->http == NULL)
         return "its turn";
-    /* the last byte was taken: from there on in doubt */
-    bool may_have_left = c->source.next == PIECE_END && c->source.piece.len == 0;
-    return may_have_left ? NULL : "the gateway to take it";
+    return http_cancel(&c->http) == HTTP_NOT_SENT ? "the gateway to take it" : NULL;
 }
 
 const char *ses_cancel(struct ses_call **c)
 {
-    const char *what = waits_for(*c);
+    const char *what = stop_waiting(*c);
     call_free(*c);
     *c = NULL;
     return what;

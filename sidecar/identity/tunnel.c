@@ -33,6 +33,8 @@
 #define MAX_STREAMS      4u
 #define FLUSH_TIMEOUT_MS 1000u
 #define REPEAT_WINDOW_MS 60000u
+#define HUNG_UP          "the client hung up"
+#define ABANDONED        "the client gave up"
 
 enum link_state { LINK_DIALLING, LINK_OPEN, LINK_RETIRING, LINK_CLOSING, LINK_STATE_COUNT };
 #define IN(s) (1u << (s))
@@ -168,18 +170,27 @@ static void link_record(struct link *l)
         t->last_failure = l->end;
 }
 
+/* The live one of that name, or NULL. */
+static struct link *find_link(const struct tunnel *t, const char *client_name)
+{
+    LIST_EACH(it, &t->links)
+    {
+        struct link *l = CONTAINER_OF(it, struct link, item);
+        if (l->state != LINK_CLOSING && strcmp(l->name, client_name) == 0)
+            return l;
+    }
+    return NULL;
+}
+
 void tunnel_peer_info(const struct tunnel *t, const char *client_name, struct tunnel_peer_info *out)
 {
     memset(out, 0, sizeof *out);
     if (client_name[0] == '\0')
         return;
-    LIST_EACH(it, &t->links)
-    {
-        const struct link *l = CONTAINER_OF(it, struct link, item);
-        if (l->state != LINK_CLOSING && strcmp(l->name, client_name) == 0) {
-            link_info(l, out);
-            return;
-        }
+    const struct link *l = find_link(t, client_name);
+    if (l != NULL) {
+        link_info(l, out);
+        return;
     }
     for (unsigned i = t->n_ended; i > 0 && i + N_ENDED > t->n_ended; i--) { /* newest first */
         const struct ended *r = t->ended[(i - 1) % N_ENDED];
@@ -262,11 +273,31 @@ static void link_end(struct link *l)
         accept_next(t);
 }
 
+/* A client whose end is not read: what it has written is not wanted any more. */
+static bool has_hung_up(const struct link *l)
+{
+    struct pollfd p = {.fd = stream_fd(l->local)};
+    return poll(&p, 1, 0) == 1 && (p.revents & POLLHUP) != 0;
+}
+
 static void link_cancel(struct link *l, const char *why)
 {
     l->end.was_open = l->state != LINK_DIALLING;
     stream_end_set(&l->end, END_CANCELED, l->t->name, why);
     link_end(l);
+}
+
+void tunnel_abandon(struct tunnel *t, const char *client_name)
+{
+    struct link *l = find_link(t, client_name);
+    if (l == NULL)
+        return;
+    if (l->is_far_over) {
+        link_end(l); /* the gateway's cause stands */
+        return;
+    }
+    tls_stream_abort(l->far, END_CANCELED, ABANDONED);
+    link_cancel(l, ABANDONED);
 }
 
 /* ---- bytes ---- */
@@ -349,7 +380,7 @@ static void on_local_end(void *arg, const struct err *e)
     if (l->is_far_over)
         link_end(l); /* UNTESTED: a lost client drains first; the gateway's cause stands */
     else if (l->state != LINK_CLOSING)
-        link_cancel(l, e != NULL ? e->msg : "the client hung up");
+        link_cancel(l, e != NULL ? e->msg : HUNG_UP);
 }
 
 static void on_far_end(void *arg, const struct stream_end *end)
@@ -366,6 +397,10 @@ static void on_far_end(void *arg, const struct stream_end *end)
 static void on_far_open(void *arg)
 {
     struct link *l = arg;
+    if (has_hung_up(l)) {
+        link_cancel(l, HUNG_UP);
+        return;
+    }
     link_move(l, LINK_OPEN);
     l->opened_at_ms = now_ms(l->t);
     note_byte(l, false);
@@ -405,21 +440,10 @@ static void link_retire(struct link *l, uint64_t now)
 void tunnel_request_done(struct tunnel *t, const char *client_name)
 {
     uint64_t now = now_ms(t);
-    LIST_EACH(it, &t->links)
-    {
-        struct link *l = CONTAINER_OF(it, struct link, item);
-        if (strcmp(l->name, client_name) != 0 || l->state != LINK_OPEN)
-            continue;
-        if (!l->is_far_over && l->held_down.len == 0 && is_due(l, now))
-            link_retire(l, now);
-        return;
-    }
-}
-
-static bool has_hung_up(const struct link *l)
-{
-    struct pollfd p = {.fd = stream_fd(l->local)};
-    return poll(&p, 1, 0) == 1 && (p.revents & POLLHUP) != 0;
+    struct link *l = find_link(t, client_name);
+    if (l != NULL && l->state == LINK_OPEN && !l->is_far_over && l->held_down.len == 0 &&
+        is_due(l, now))
+        link_retire(l, now);
 }
 
 static uint64_t link_sweep_in_ms(const struct link *l, uint64_t now)
@@ -453,7 +477,7 @@ static void on_sweep(void *arg)
     {
         struct link *l = CONTAINER_OF(it, struct link, item);
         if (l->state == LINK_DIALLING && has_hung_up(l))
-            link_cancel(l, "the client hung up");
+            link_cancel(l, HUNG_UP);
         else if (l->state == LINK_OPEN && !l->is_far_over && is_due(l, now) && is_idle(l, now))
             link_retire(l, now);
     }
@@ -528,13 +552,13 @@ static void accept_next(struct tunnel *t)
     buf_init(&l->held_down, HELD_MAX_BYTES);
     if (!stream_accept((uv_stream_t *)&t->listener, &events, l,
                        (struct stream_limits){LOCAL_HIGH_BYTES}, &l->local, &e)) {
-        free(l); /* it hung up while it waited */
+        free(l);
         return;
     }
     list_push_back(&t->links, &l->item);
     t->n_links++;
     peer_name(stream_fd(l->local), l->name, sizeof l->name);
-    if (is_own_peer(t, stream_fd(l->local))) {
+    if (is_own_peer(t, stream_fd(l->local)) && !has_hung_up(l)) {
         link_dial(l);
     } else {
         link_move(l, LINK_CLOSING);

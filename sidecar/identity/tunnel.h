@@ -43,6 +43,11 @@ struct tunnel_peer_info {
 };
 void tunnel_peer_info(const struct tunnel *t, const char *client_name,
                       struct tunnel_peer_info *out);
+/* The dialling side gives its request up and closes its socket before it returns to the loop: of
+ * what it wrote nothing more is read, and nothing more is sent than what is encrypted already.
+ * From here on the record is final; a connection that is unknown has not been accepted, and will
+ * not be. */
+void tunnel_abandon(struct tunnel *t, const char *client_name);
 /* The dialling side has had its answer and may ask again over this connection.  Is its stream of an
  * old SVID generation, or too old, it ends now, between two requests: one that is never idle would
  * otherwise be kept until its SVID ends under it. */

@@ -34,6 +34,8 @@ struct conn {
 static struct list conns = {&conns, &conns}; /* closed ones stay: their record is asked for */
 static const struct http_server *current;
 
+static void conn_close(struct conn *c, enum stream_end_cause cause);
+
 /* ---- the tunnel to it ---- */
 
 const char *tunnel_path(const struct tunnel *t)
@@ -75,6 +77,17 @@ void tunnel_peer_info(const struct tunnel *t, const char *client_name, struct tu
         const struct conn *c = CONTAINER_OF(it, struct conn, item);
         if (strcmp(c->name, client_name) == 0)
             *out = c->info;
+    }
+}
+
+void tunnel_abandon(struct tunnel *t, const char *client_name)
+{
+    (void)t;
+    LIST_EACH(it, &conns)
+    {
+        struct conn *c = CONTAINER_OF(it, struct conn, item);
+        if (strcmp(c->name, client_name) == 0)
+            conn_close(c, END_CANCELED);
     }
 }
 
@@ -244,6 +257,8 @@ static void on_connection(uv_stream_t *listener, int status)
 {
     struct http_server *s = listener->data;
     CHECK(status == 0);
+    if (s->is_full)
+        return;
     struct conn *c = xcalloc(1, sizeof *c);
     c->s = s;
     c->pipe.data = c;
@@ -258,11 +273,12 @@ static void on_connection(uv_stream_t *listener, int status)
     CHECK(uv_fileno((uv_handle_t *)&c->pipe, &fd) == 0 &&
           getpeername(fd, (struct sockaddr *)&sa, &len) == 0);
     format_name(&sa, len, c->name, sizeof c->name);
-    c->info =
-        (struct tunnel_peer_info){.is_known = true, .peer_id = "spiffe://example.org/gateway"};
+    c->info.is_known = true;
+    if (!s->is_dialling)
+        str_copy(c->info.peer_id, sizeof c->info.peer_id, STR("spiffe://example.org/gateway"));
     if (s->refuses)
         conn_close(c, END_REFUSED);
-    else
+    else if (!s->is_dialling)
         CHECK(uv_read_start((uv_stream_t *)&c->pipe, on_alloc, on_read) == 0);
 }
 

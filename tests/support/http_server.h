@@ -30,6 +30,8 @@ struct http_server {
     const struct http_step *steps;
     size_t n_steps;
     bool refuses;                       /* close new connections at once */
+    bool is_full;                       /* new connections wait, unknown to the tunnel */
+    bool is_dialling;                   /* new ones are not read: their streams are not up yet */
     bool names_nothing;                 /* as if the kernel had no address for a dialling socket */
     unsigned n_connections, n_requests; /* requests: those whose body came in full */
     unsigned n_ended;                   /* connections that the client has closed */

@@ -25,9 +25,10 @@ struct http_call *http_send(struct http *h, const struct http_request *r, http_d
     return &http;
 }
 
-void http_cancel(struct http_call **c)
+enum http_outcome http_cancel(struct http_call **c)
 {
     *c = NULL;
+    return HTTP_NOT_SENT;
 }
 
 static void source_fetch(void *self, bool fresh_identity, credentials_fetched_cb cb, void *arg)

@@ -51,13 +51,14 @@ struct http_call *http_send(struct http *h, const struct http_request *r, http_d
     return &http.call;
 }
 
-void http_cancel(struct http_call **c)
+enum http_outcome http_cancel(struct http_call **c)
 {
     if (*c != NULL) {
         http.n_cancelled++;
         http.call.is_used = false;
     }
     *c = NULL;
+    return HTTP_NOT_SENT;
 }
 
 static void respond(const struct http_response *r)

@@ -454,8 +454,10 @@ TEST(tunnel, bytes_that_are_held_at_the_end_still_come_down)
     bed_release(&b);
 }
 
+enum leave { CLIENT_CLOSES, CLIENT_ABANDONS, TUNNEL_CLOSES };
+
 /* As above, but nobody wants the rest. */
-static void leave_with_bytes_held(bool closes_tunnel)
+static void leave_with_bytes_held(enum leave how)
 {
     struct bed b;
     bed_init(&b);
@@ -468,7 +470,11 @@ static void leave_with_bytes_held(bool closes_tunnel)
         loop_settle(b.loop);
         gateway_last_words(g, (struct str){bytes, 40 * 1024});
         loop_run_for(b.loop, 10);
-        if (!closes_tunnel) {
+        if (how == CLIENT_ABANDONS) {
+            tunnel_abandon(b.t, c.name);
+            assert_true(info(&b, &c).end.cause != END_NONE);
+        }
+        if (how != TUNNEL_CLOSES) {
             close(c.fd);
             LOOP_UNTIL(b.loop, tunnel_n_streams(b.t) == 0);
             LOOP_UNTIL(b.loop, info(&b, &c).end.cause != END_NONE);
@@ -487,12 +493,13 @@ static void leave_with_bytes_held(bool closes_tunnel)
 
 TEST(tunnel, a_client_may_leave_while_bytes_are_held_for_it)
 {
-    leave_with_bytes_held(false);
+    leave_with_bytes_held(CLIENT_CLOSES);
+    leave_with_bytes_held(CLIENT_ABANDONS);
 }
 
 TEST(tunnel, it_may_be_closed_while_bytes_are_held)
 {
-    leave_with_bytes_held(true);
+    leave_with_bytes_held(TUNNEL_CLOSES);
 }
 
 /* ---- ends ---- */
@@ -626,6 +633,101 @@ TEST(tunnel, a_client_that_hangs_up_during_the_handshake_gives_its_place_back)
     LOOP_UNTIL_WITHIN(b.loop, tunnel_n_streams(b.t) == 0, 4000);
     expect_cause(&b, &c, END_CANCELED);
     buf_release(&c.got);
+    bed_release(&b);
+}
+
+/* Its bytes are there to be read still. */
+TEST(tunnel, a_client_that_hung_up_during_the_handshake_is_not_served_any_more)
+{
+    struct bed b;
+    bed_init(&b);
+    bed_start(&b, (struct gateway_config){0});
+    struct client c = dial(&b);
+    client_write(&c, "POST /");
+    LOOP_UNTIL(b.loop, tunnel_n_streams(b.t) == 1);
+    assert_int_equal(b.gw->n_conns, 0);
+    close(c.fd);
+    LOOP_UNTIL(b.loop, tunnel_n_streams(b.t) == 0);
+    expect_cause(&b, &c, END_CANCELED);
+    const struct gateway_conn *g = b.gw->conns[0];
+    LOOP_UNTIL(b.loop, g->has_eof || g->has_reset);
+    assert_int_equal(g->n_got, 0);
+    assert_int_equal(info(&b, &c).bytes_up, 0);
+    buf_release(&c.got);
+    bed_release(&b);
+}
+
+TEST(tunnel, a_client_that_hung_up_while_it_waited_is_not_dialled_for)
+{
+    struct bed b;
+    struct client first, third;
+    bed_init(&b);
+    b.cfg.max_streams = 1;
+    bed_start(&b, (struct gateway_config){0});
+    (void)bed_dial(&b, &first);
+    struct client second = dial(&b);
+    client_write(&second, "POST /");
+    loop_settle(b.loop);
+    close(second.fd);
+    third = dial(&b);
+    client_write(&third, "GET /");
+    client_release(&first);
+    LOOP_UNTIL(b.loop, b.gw->n_conns == 2 && b.gw->conns[1]->n_got == 5);
+    assert_true(str_eq(buf_str(&b.gw->conns[1]->got), STR("GET /")));
+    assert_false(info(&b, &second).is_known);
+    buf_release(&second.got);
+    client_release(&third);
+    bed_release(&b);
+}
+
+/* Bytes of the client may be anywhere: unread, or taken and not yet encrypted. */
+static void abandon_open(bool is_taken)
+{
+    struct bed b;
+    struct client c;
+    bed_init(&b);
+    bed_start(&b, (struct gateway_config){0});
+    struct gateway_conn *g = bed_dial(&b, &c);
+    client_write(&c, "ask");
+    LOOP_UNTIL(b.loop, g->n_got == 3);
+    client_write(&c, "late");
+    if (is_taken)
+        LOOP_UNTIL(b.loop, info(&b, &c).bytes_up == 7);
+    tunnel_abandon(b.t, c.name);
+    expect_cause(&b, &c, END_CANCELED);
+    assert_int_equal(info(&b, &c).bytes_up, 3);
+    assert_int_equal(tunnel_n_streams(b.t), 0);
+    tunnel_abandon(b.t, c.name);
+    LOOP_UNTIL(b.loop, g->has_eof && client_read(&c));
+    assert_true(g->has_close_notify);
+    assert_int_equal(g->n_got, 3);
+    assert_int_equal(tunnel_last_failure(b.t)->cause, END_NONE);
+    client_release(&c);
+    bed_release(&b);
+}
+
+TEST(tunnel, nothing_more_goes_up_from_an_abandoned_connection)
+{
+    abandon_open(false);
+    abandon_open(true);
+}
+
+TEST(tunnel, a_connection_abandoned_during_the_handshake_ends_at_once)
+{
+    struct bed b;
+    bed_init(&b);
+    bed_start(&b, (struct gateway_config){.mode = GATEWAY_STALLS});
+    struct client c = dial(&b);
+    client_write(&c, "POST /");
+    tunnel_abandon(b.t, c.name); /* not accepted yet: nothing to end */
+    LOOP_UNTIL(b.loop, b.gw->n_conns == 1);
+    tunnel_abandon(b.t, c.name);
+    expect_cause(&b, &c, END_CANCELED);
+    assert_int_equal(info(&b, &c).bytes_up, 0);
+    assert_int_equal(tunnel_n_streams(b.t), 0);
+    LOOP_UNTIL(b.loop, client_read(&c));
+    assert_int_equal(c.error, ECONNRESET);
+    client_release(&c);
     bed_release(&b);
 }
 
