@@ -394,6 +394,15 @@ static void on_far_end(void *arg, const struct stream_end *end)
         stream_read_stop(l->local);
 }
 
+/* A newer generation than the one it was dialled with, or none any more, may be in use. */
+static bool is_old(const struct link *l)
+{
+    const struct svid_set *current = svid_store_current(l->t->store);
+    const struct svid_set *used = tls_context_set(tls_stream_context(l->far));
+    return current == NULL || current->generation != used->generation;
+}
+
+/* The handshake judged the gateway by the bundles of the time when it was dialled. */
 static void on_far_open(void *arg)
 {
     struct link *l = arg;
@@ -401,6 +410,8 @@ static void on_far_open(void *arg)
         link_cancel(l, HUNG_UP);
         return;
     }
+    if (is_old(l) && !tls_stream_recheck(l->far, l->t->store, l->t->clock))
+        return;
     link_move(l, LINK_OPEN);
     l->opened_at_ms = now_ms(l->t);
     note_byte(l, false);
@@ -412,10 +423,7 @@ static void on_far_open(void *arg)
 
 static bool is_due(const struct link *l, uint64_t now)
 {
-    const struct svid_set *current = svid_store_current(l->t->store);
-    const struct svid_set *used = tls_context_set(tls_stream_context(l->far));
-    bool is_old = current != NULL && current->generation != used->generation;
-    return is_old || now - l->opened_at_ms >= l->t->max_age_ms;
+    return is_old(l) || now - l->opened_at_ms >= l->t->max_age_ms;
 }
 
 /* As far as bytes tell: the last ones were an answer, a while ago, and nothing waits anywhere. */

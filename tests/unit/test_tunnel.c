@@ -913,6 +913,26 @@ TEST(tunnel, a_lost_bundle_cuts_every_stream)
     bed_release(&b);
 }
 
+/* Its context still holds the bundles of the time when it was dialled. */
+TEST(tunnel, a_ca_withdrawn_during_the_handshake_is_trusted_no_more)
+{
+    struct bed b;
+    bed_init(&b);
+    bed_start(&b, (struct gateway_config){0});
+    struct client c = dial(&b);
+    client_write(&c, "POST /");
+    LOOP_UNTIL(b.loop, tunnel_n_streams(b.t) == 1);
+    assert_int_equal(b.gw->n_conns, 0);
+    mesh_publish(&b.mesh, (struct mesh_offer){.bundle = &b.mesh.other_ca});
+    LOOP_UNTIL_WITHIN(b.loop, client_read(&c), 5000);
+    expect_cause(&b, &c, END_IDENTITY_GONE);
+    assert_int_equal(info(&b, &c).bytes_up, 0);
+    LOOP_UNTIL(b.loop, b.gw->conns[0]->has_eof || b.gw->conns[0]->has_reset);
+    assert_int_equal(b.gw->conns[0]->n_got, 0);
+    client_release(&c);
+    bed_release(&b);
+}
+
 TEST(tunnel, a_request_that_comes_with_the_sweep_is_served)
 {
     struct bed b;
