@@ -26,7 +26,7 @@ enum stream_end_cause {
     END_NO_IDENTITY,    /* we have no usable SVID ourselves */
     END_IDENTITY_GONE,  /* our SVID or the peer's bundle was redacted, revoked or expired: cut by us
                          */
-    END_ROTATED,        /* closed by us, idle, for a newer SVID generation */
+    END_ROTATED,        /* closed by us, idle: a newer SVID, or a certificate that ends soon */
     END_IDLE_TIMEOUT,
     END_CANCELED,
     END_CAUSE_COUNT

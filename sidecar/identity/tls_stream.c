@@ -712,9 +712,13 @@ bool tls_stream_recheck(struct tls_stream *s, const struct svid_store *store,
     return is_in(s, IN_LIVE);
 }
 
+int64_t tls_stream_not_after_ms(const struct tls_stream *s)
+{
+    int64_t own_ms = tls_context_svid(s->ctx)->not_after_ms;
+    return s->end.was_open && s->peer.not_after_ms < own_ms ? s->peer.not_after_ms : own_ms;
+}
+
 bool tls_stream_is_expired(const struct tls_stream *s, const struct clock *clock)
 {
-    int64_t now = clock_wall_ms(clock);
-    return now >= tls_context_svid(s->ctx)->not_after_ms ||
-           (s->end.was_open && now >= s->peer.not_after_ms);
+    return clock_wall_ms(clock) >= tls_stream_not_after_ms(s);
 }

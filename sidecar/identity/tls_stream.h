@@ -65,7 +65,9 @@ uint64_t tls_stream_n_dropped(const struct tls_stream *s);
  * verification.  false: it has ended, now or before. */
 bool tls_stream_recheck(struct tls_stream *s, const struct svid_store *store,
                         const struct clock *clock);
-/* Has our leaf or the peer's expired by the clock?  Cheap: for each use (D16). */
+/* When our leaf or the peer's expires (wall), whichever is first; before on_open: ours. */
+int64_t tls_stream_not_after_ms(const struct tls_stream *s);
+/* Has one of them expired by the clock?  Cheap: for each use (D16). */
 bool tls_stream_is_expired(const struct tls_stream *s, const struct clock *clock);
 
 #endif

@@ -31,6 +31,7 @@
 #define IDLE_MS          1000u
 #define MAX_AGE_MS       3600000u
 #define MAX_STREAMS      4u
+#define EXPIRY_MARGIN_MS 60000
 #define FLUSH_TIMEOUT_MS 1000u
 #define REPEAT_WINDOW_MS 60000u
 #define HUNG_UP          "the client hung up"
@@ -57,6 +58,7 @@ struct link {
     struct buf held_up, held_down; /* what the other side would not take; its giver is paused */
     struct stream_end end;
     uint64_t opened_at_ms, last_byte_at_ms, bytes_up, bytes_down;
+    int64_t due_at_wall_ms;        /* a certificate ends soon after */
     bool was_up_last, is_far_over; /* far over: it has ended, held_down still goes to the client */
     char name[TUNNEL_NAME_MAX];
 };
@@ -402,6 +404,14 @@ static bool is_old(const struct link *l)
     return current == NULL || current->generation != used->generation;
 }
 
+/* Retired a while before it has to be cut, but not at once where certificates live for seconds. */
+static void set_due(struct link *l)
+{
+    int64_t end_ms = tls_stream_not_after_ms(l->far);
+    int64_t quarter_ms = (end_ms - clock_wall_ms(l->t->clock)) / 4;
+    l->due_at_wall_ms = end_ms - (quarter_ms < EXPIRY_MARGIN_MS ? quarter_ms : EXPIRY_MARGIN_MS);
+}
+
 /* The handshake judged the gateway by the bundles of the time when it was dialled. */
 static void on_far_open(void *arg)
 {
@@ -414,6 +424,7 @@ static void on_far_open(void *arg)
         return;
     link_move(l, LINK_OPEN);
     l->opened_at_ms = now_ms(l->t);
+    set_due(l);
     note_byte(l, false);
     stream_read_start(l->local);
     tls_stream_read_start(l->far);
@@ -421,9 +432,20 @@ static void on_far_open(void *arg)
 
 /* ---- retiring ---- */
 
+/* 0: it has to go when idle. */
+static uint64_t due_in_ms(const struct link *l, uint64_t now)
+{
+    uint64_t age_ms = now - l->opened_at_ms, max_ms = l->t->max_age_ms;
+    int64_t wall_ms = clock_wall_ms(l->t->clock);
+    if (is_old(l) || age_ms >= max_ms || wall_ms >= l->due_at_wall_ms)
+        return 0;
+    uint64_t left_ms = (uint64_t)(l->due_at_wall_ms - wall_ms);
+    return left_ms < max_ms - age_ms ? left_ms : max_ms - age_ms;
+}
+
 static bool is_due(const struct link *l, uint64_t now)
 {
-    return is_old(l) || now - l->opened_at_ms >= l->t->max_age_ms;
+    return due_in_ms(l, now) == 0;
 }
 
 /* As far as bytes tell: the last ones were an answer, a while ago, and nothing waits anywhere. */
@@ -439,10 +461,13 @@ static bool is_idle(const struct link *l, uint64_t now)
 static void link_retire(struct link *l, uint64_t now)
 {
     bool is_old_age = now - l->opened_at_ms >= l->t->max_age_ms;
+    bool ends_soon = clock_wall_ms(l->t->clock) >= l->due_at_wall_ms;
     link_move(l, LINK_RETIRING);
     stream_read_stop(l->local); /* what comes now stays unread: the client sees a reset */
-    tls_stream_abort(l->far, is_old_age ? END_IDLE_TIMEOUT : END_ROTATED,
-                     is_old_age ? "retired by age" : "");
+    if (is_old_age)
+        tls_stream_abort(l->far, END_IDLE_TIMEOUT, "retired by age");
+    else
+        tls_stream_abort(l->far, END_ROTATED, ends_soon ? "a certificate ends soon" : "");
 }
 
 void tunnel_request_done(struct tunnel *t, const char *client_name)
@@ -456,9 +481,8 @@ void tunnel_request_done(struct tunnel *t, const char *client_name)
 
 static uint64_t link_sweep_in_ms(const struct link *l, uint64_t now)
 {
-    if (l->state == LINK_DIALLING || is_due(l, now))
-        return SWEEP_MS;
-    return l->opened_at_ms + l->t->max_age_ms - now;
+    uint64_t in_ms = l->state == LINK_DIALLING ? 0 : due_in_ms(l, now);
+    return in_ms > 0 ? in_ms : SWEEP_MS;
 }
 
 static void schedule_sweep(struct tunnel *t)

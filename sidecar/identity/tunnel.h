@@ -49,8 +49,8 @@ void tunnel_peer_info(const struct tunnel *t, const char *client_name,
  * not be. */
 void tunnel_abandon(struct tunnel *t, const char *client_name);
 /* The dialling side has had its answer and may ask again over this connection.  Is its stream of an
- * old SVID generation, or too old, it ends now, between two requests: one that is never idle would
- * otherwise be kept until its SVID ends under it. */
+ * old SVID generation, or too old, or one of its certificates about to end, it ends now, between
+ * two requests: one that is never idle would otherwise be kept until its SVID ends under it. */
 void tunnel_request_done(struct tunnel *t, const char *client_name);
 /* The last stream that failed to open or was cut, whoever dialled; cause END_NONE if the newest one
  * went well. */

@@ -450,6 +450,11 @@ TEST(ses_judge, only_a_kept_connection_is_worth_a_second_try)
     v = judge(&r);
     check("new", &v,
           (struct expected){SES_RETRY, SES_AGAIN_NO, 451, "4.4.2", false, "stream_reset"});
+    stream_end_set(&r.tunnel_end, END_IDENTITY_GONE, "gateway", "its leaf has expired");
+    r.is_new_connection = false;
+    v = judge(&r);
+    check("expired", &v,
+          (struct expected){SES_RETRY, SES_AGAIN_CONNECTION, 454, "4.7.0", false, "identity_gone"});
     stream_end_set(&r.tunnel_end, END_PEER_IDENTITY, "gateway", "shows spiffe://x/y");
     r.is_new_connection = false;
     v = judge(&r);

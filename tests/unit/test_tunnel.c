@@ -1018,6 +1018,78 @@ TEST(tunnel, the_gateways_expiry_is_seen_at_the_next_request)
     certs_release(&brief);
 }
 
+/* One request; then the clock is moved on, and the answer is done. */
+static void ask(struct bed *b, struct client *c, struct gateway_conn *g)
+{
+    client_write(c, "ask");
+    LOOP_UNTIL(b->loop, g->n_got == 3);
+    gateway_write(g, STR("answer"));
+    LOOP_UNTIL(b->loop, client_got(c, "answer"));
+}
+
+static void expect_retired_before(struct bed *b, int64_t life_s, int64_t margin_s)
+{
+    struct client c;
+    b->mesh.wall_shift_ms = 0;
+    struct gateway_conn *g = bed_dial(b, &c);
+    ask(b, &c, g);
+    b->mesh.wall_shift_ms = (life_s - margin_s - 2) * 1000;
+    tunnel_request_done(b->t, c.name);
+    loop_settle(b->loop);
+    expect_cause(b, &c, END_NONE);
+    b->mesh.wall_shift_ms = (life_s - margin_s + 1) * 1000;
+    tunnel_request_done(b->t, c.name);
+    LOOP_UNTIL(b->loop, client_read(&c));
+    expect_cause(b, &c, END_ROTATED);
+    client_release(&c);
+}
+
+TEST(tunnel, a_stream_is_retired_before_the_gateways_certificate_ends)
+{
+    static const struct {
+        int64_t life_s, margin_s;
+    } cases[] = {{3600, 60}, {40, 10}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct bed b;
+        bed_init(&b);
+        struct cert_spec spec = certs_leaf_spec(MESH_GATEWAY);
+        spec.not_after_s = clock_wall_ms(&b.mesh.clock) / 1000 + cases[i].life_s;
+        struct cert brief = certs_issue(&spec, &b.mesh.ca);
+        bed_start(&b, (struct gateway_config){.leaf = &brief});
+        expect_retired_before(&b, cases[i].life_s, cases[i].margin_s);
+        bed_release(&b);
+        certs_release(&brief);
+    }
+}
+
+TEST(tunnel, a_stream_is_retired_before_our_certificate_ends)
+{
+    struct bed b;
+    bed_init(&b);
+    int64_t end_ms = clock_wall_ms(&b.mesh.clock) + 3600000;
+    mesh_publish(&b.mesh, (struct mesh_offer){.not_after_ms = end_ms});
+    bed_start(&b, (struct gateway_config){0});
+    expect_retired_before(&b, 3600, 60);
+    bed_release(&b);
+}
+
+TEST(tunnel, an_idle_stream_is_retired_before_a_certificate_ends)
+{
+    struct bed b;
+    struct client c;
+    bed_init(&b);
+    int64_t end_ms = clock_wall_ms(&b.mesh.clock) + 4000;
+    mesh_publish(&b.mesh, (struct mesh_offer){.not_after_ms = end_ms});
+    bed_start(&b, (struct gateway_config){0});
+    struct gateway_conn *g = bed_dial(&b, &c);
+    ask(&b, &c, g);
+    LOOP_UNTIL(b.loop, client_read(&c));
+    expect_cause(&b, &c, END_ROTATED);
+    assert_in_range(end_ms - clock_wall_ms(&b.mesh.clock), 1, 1100); /* a quarter of its life */
+    client_release(&c);
+    bed_release(&b);
+}
+
 TEST(tunnel, an_old_stream_is_retired_when_idle)
 {
     struct bed b;
