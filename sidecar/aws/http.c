@@ -333,6 +333,7 @@ static int on_prereq(void *arg, char *remote_ip, char *local_ip, int remote_port
     struct tunnel_peer_info info;
     call->has_begun = true;
     memcpy(call->name, call->slot->name, sizeof call->name);
+    tunnel_request_begun(call->tunnel, call->name);
     tunnel_peer_info(call->tunnel, call->name, &info);
     /* a new connection may not be accepted yet, and its name may have been another's */
     call->up_before = call->r.is_new_connection && !call->is_https ? 0 : info.bytes_up;

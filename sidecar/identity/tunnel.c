@@ -59,6 +59,7 @@ struct link {
     struct stream_end end;
     uint64_t opened_at_ms, last_byte_at_ms, bytes_up, bytes_down;
     int64_t due_at_wall_ms;        /* a certificate ends soon after */
+    bool is_busy;                  /* with a request that we were told of */
     bool was_up_last, is_far_over; /* far over: it has ended, held_down still goes to the client */
     char name[TUNNEL_NAME_MAX];
 };
@@ -448,13 +449,14 @@ static bool is_due(const struct link *l, uint64_t now)
     return due_in_ms(l, now) == 0;
 }
 
-/* As far as bytes tell: the last ones were an answer, a while ago, and nothing waits anywhere. */
+/* No request that we know of; and as far as bytes tell: the last ones were an answer, a while ago,
+ * and nothing waits anywhere. */
 static bool is_idle(const struct link *l, uint64_t now)
 {
     int unread = 0;
     if (ioctl(stream_fd(l->local), FIONREAD, &unread) != 0)
         unread = 0;
-    return !l->was_up_last && now - l->last_byte_at_ms >= IDLE_MS && unread == 0 &&
+    return !l->is_busy && !l->was_up_last && now - l->last_byte_at_ms >= IDLE_MS && unread == 0 &&
            l->held_up.len == 0 && l->held_down.len == 0 && stream_write_queued(l->local) == 0;
 }
 
@@ -470,12 +472,21 @@ static void link_retire(struct link *l, uint64_t now)
         tls_stream_abort(l->far, END_ROTATED, ends_soon ? "a certificate ends soon" : "");
 }
 
+void tunnel_request_begun(struct tunnel *t, const char *client_name)
+{
+    struct link *l = find_link(t, client_name);
+    if (l != NULL)
+        l->is_busy = true;
+}
+
 void tunnel_request_done(struct tunnel *t, const char *client_name)
 {
     uint64_t now = now_ms(t);
     struct link *l = find_link(t, client_name);
-    if (l != NULL && l->state == LINK_OPEN && !l->is_far_over && l->held_down.len == 0 &&
-        is_due(l, now))
+    if (l == NULL)
+        return;
+    l->is_busy = false;
+    if (l->state == LINK_OPEN && !l->is_far_over && l->held_down.len == 0 && is_due(l, now))
         link_retire(l, now);
 }
 

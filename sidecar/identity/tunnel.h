@@ -43,6 +43,10 @@ struct tunnel_peer_info {
 };
 void tunnel_peer_info(const struct tunnel *t, const char *client_name,
                       struct tunnel_peer_info *out);
+/* The dialling side is about to send a request: until it is done, given up or cut, the stream is in
+ * use whatever it looks like.  A connection that is not accepted yet is not known by name: its
+ * first request counts from its first byte to the first byte that comes down. */
+void tunnel_request_begun(struct tunnel *t, const char *client_name);
 /* The dialling side gives its request up and closes its socket before it returns to the loop: of
  * what it wrote nothing more is read, and nothing more is sent than what is encrypted already.
  * From here on the record is final; a connection that is unknown has not been accepted, and will

@@ -62,10 +62,16 @@ bool tunnel_client_name_from_fd(int fd, char *out, size_t cap)
     return out[0] != '\0';
 }
 
+void tunnel_request_begun(struct tunnel *t, const char *client_name)
+{
+    (void)client_name;
+    t->server->n_begun++;
+}
+
 void tunnel_request_done(struct tunnel *t, const char *client_name)
 {
-    (void)t;
     (void)client_name;
+    t->server->n_done++;
 }
 
 void tunnel_peer_info(const struct tunnel *t, const char *client_name, struct tunnel_peer_info *out)

@@ -37,6 +37,7 @@ struct http_server {
     unsigned n_ended;                   /* connections that the client has closed */
     unsigned n_on_connection;           /* requests that the connection of the last one has had */
     unsigned n_started;                 /* requests of which a header came */
+    unsigned n_begun, n_done;           /* requests that the tunnel was told of */
     struct buf last;                    /* the last request, header and body (the first MB) */
     struct tunnel *tunnel;              /* for http_request.tunnel */
 };

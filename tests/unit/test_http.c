@@ -211,6 +211,8 @@ TEST(http, connections_are_kept_and_told)
         assert_int_equal(c.r.status, 200);
         assert_int_equal(c.r.is_new_connection, i == 0);
         assert_string_equal(c.r.peer_id, "spiffe://example.org/gateway");
+        assert_int_equal(w.server.n_begun, i + 1);
+        assert_int_equal(w.server.n_done, i + 1);
     }
     assert_int_equal(w.server.n_connections, 1);
     call_release(&c);

@@ -47,6 +47,12 @@ bool tunnel_client_name_from_fd(int fd, char *out, size_t cap)
     return true;
 }
 
+void tunnel_request_begun(struct tunnel *t, const char *client_name)
+{
+    (void)t;
+    (void)client_name;
+}
+
 void tunnel_request_done(struct tunnel *t, const char *client_name)
 {
     (void)t;

@@ -977,6 +977,32 @@ TEST(tunnel, a_request_that_is_done_lets_an_old_stream_go_at_once)
     bed_release(&b);
 }
 
+/* A gateway, or the server behind it, may say something of its own first: a session ticket. */
+TEST(tunnel, a_request_that_has_begun_keeps_its_stream_until_it_is_done)
+{
+    struct bed b;
+    struct client c;
+    bed_init(&b);
+    bed_start(&b, (struct gateway_config){0});
+    struct gateway_conn *g = bed_dial(&b, &c);
+    tunnel_request_begun(b.t, "00ff");
+    tunnel_request_begun(b.t, c.name);
+    client_write(&c, "ask");
+    LOOP_UNTIL(b.loop, g->n_got == 3);
+    gateway_write(g, STR("ticket"));
+    LOOP_UNTIL(b.loop, client_got(&c, "ticket"));
+    mesh_publish(&b.mesh, (struct mesh_offer){0});
+    loop_run_for(b.loop, 2300); /* two sweeps find it quiet for a second */
+    expect_cause(&b, &c, END_NONE);
+    gateway_write(g, STR("answer"));
+    LOOP_UNTIL(b.loop, client_got(&c, "ticketanswer"));
+    tunnel_request_done(b.t, c.name);
+    LOOP_UNTIL(b.loop, client_read(&c));
+    expect_cause(&b, &c, END_ROTATED);
+    client_release(&c);
+    bed_release(&b);
+}
+
 static void move_clock_behind(struct bed *b, enum stream_end_cause cause)
 {
     struct client c;
