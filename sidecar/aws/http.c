@@ -627,14 +627,14 @@ static bool is_ours(CURLcode code)
            code == CURLE_SSL_ISSUER_ERROR;
 }
 
-/* The stream's own end, if that is what the transfer met. */
+/* The stream's own end, if that is what the transfer met; where the tunnel does not know it, what
+ * has failed there since. */
 static const struct stream_end *find_stream_end(const struct http_call *call,
                                                 const struct tunnel_peer_info *info)
 {
     if (info->is_known)
         return info->end.cause != END_NONE ? &info->end : NULL;
-    const struct stream_end *last = tunnel_last_failure(call->tunnel);
-    return last != NULL && last->cause != END_NONE ? last : NULL;
+    return tunnel_failure_since(call->tunnel, call->started_us / 1000);
 }
 
 static void tell_failure(struct http_call *call, CURLcode code, const struct tunnel_peer_info *info)

@@ -87,6 +87,7 @@ struct tunnel {
     void (*on_closed)(void *arg);
     void *on_closed_arg;
     struct stream_end last_failure;
+    uint64_t failed_at_ms;
     struct ended *ended[N_ENDED]; /* ring */
     unsigned n_ended;
     struct tls_stream_target target; /* deep copy */
@@ -169,8 +170,10 @@ static void link_record(struct link *l)
         *slot = xcalloc(1, sizeof **slot);
     str_copy((*slot)->name, sizeof(*slot)->name, str_from(l->name));
     link_info(l, &(*slot)->info);
-    if (is_failure(l))
-        t->last_failure = l->end;
+    if (!is_failure(l))
+        return;
+    t->last_failure = l->end;
+    t->failed_at_ms = now_ms(t);
 }
 
 /* The live one of that name, or NULL. */
@@ -207,6 +210,12 @@ void tunnel_peer_info(const struct tunnel *t, const char *client_name, struct tu
 const struct stream_end *tunnel_last_failure(const struct tunnel *t)
 {
     return &t->last_failure;
+}
+
+const struct stream_end *tunnel_failure_since(const struct tunnel *t, uint64_t since_ms)
+{
+    bool is_there = t->last_failure.cause != END_NONE && t->failed_at_ms >= since_ms;
+    return is_there ? &t->last_failure : NULL;
 }
 
 unsigned tunnel_n_streams(const struct tunnel *t)

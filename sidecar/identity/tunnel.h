@@ -59,6 +59,8 @@ void tunnel_request_done(struct tunnel *t, const char *client_name);
 /* The last stream that failed to open or was cut, whoever dialled; cause END_NONE if the newest one
  * went well. */
 const struct stream_end *tunnel_last_failure(const struct tunnel *t);
+/* The same, if it is not older than that (monotonic time); else NULL. */
+const struct stream_end *tunnel_failure_since(const struct tunnel *t, uint64_t since_ms);
 unsigned tunnel_n_streams(const struct tunnel *t);
 
 #endif

@@ -97,11 +97,11 @@ void tunnel_abandon(struct tunnel *t, const char *client_name)
     }
 }
 
-const struct stream_end *tunnel_last_failure(const struct tunnel *t)
+const struct stream_end *tunnel_failure_since(const struct tunnel *t, uint64_t since_ms)
 {
-    static const struct stream_end none = {.cause = END_NONE};
-    (void)t;
-    return &none;
+    const struct http_server *s = t->server;
+    return s->last_failure.cause != END_NONE && s->failed_at_ms >= since_ms ? &s->last_failure
+                                                                            : NULL;
 }
 
 /* ---- connections ---- */

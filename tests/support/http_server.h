@@ -38,8 +38,10 @@ struct http_server {
     unsigned n_on_connection;           /* requests that the connection of the last one has had */
     unsigned n_started;                 /* requests of which a header came */
     unsigned n_begun, n_done;           /* requests that the tunnel was told of */
-    struct buf last;                    /* the last request, header and body (the first MB) */
-    struct tunnel *tunnel;              /* for http_request.tunnel */
+    struct stream_end last_failure;     /* of some other connection, at that time (mono) */
+    uint64_t failed_at_ms;
+    struct buf last;       /* the last request, header and body (the first MB) */
+    struct tunnel *tunnel; /* for http_request.tunnel */
 };
 
 void http_server_start(struct http_server *s, uv_loop_t *loop, const struct http_step *steps,

@@ -5,6 +5,7 @@
 #include "base/mem.h"
 #include "http_server.h"
 #include "loop_fixture.h"
+#include "sys/clock.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -403,6 +404,28 @@ TEST(http, a_tunnel_without_a_socket_is_not_sent)
     assert_int_equal(c.r.outcome, HTTP_NOT_SENT);
     assert_int_equal(c.r.err.code, ERR_UNAVAIL);
     assert_true(c.r.err.msg[0] != '\0');
+    call_release(&c);
+    world_stop(&w);
+}
+
+/* Where the tunnel does not know the connection, the last failure there may be why; one from
+ * before the call is not. */
+TEST(http, only_a_failure_since_the_call_began_is_blamed)
+{
+    struct world w;
+    struct call c = {0};
+    world_start(&w, &ok_step, 1);
+    unlink(w.server.path);
+    stream_end_set(&w.server.last_failure, END_NAME, "gateway test", "");
+    w.server.failed_at_ms = clock_mono_us() / 1000 - 1;
+    exchange(&w, &c, 100);
+    assert_int_equal(c.r.outcome, HTTP_NOT_SENT);
+    assert_int_equal(c.r.tunnel_end.cause, END_NONE);
+    assert_non_null(strstr(c.r.err.msg, "email.test: "));
+    w.server.failed_at_ms = clock_mono_us() / 1000 + 5000;
+    exchange(&w, &c, 100);
+    assert_int_equal(c.r.tunnel_end.cause, END_NAME);
+    assert_string_equal(c.r.err.msg, w.server.last_failure.err.msg);
     call_release(&c);
     world_stop(&w);
 }

@@ -71,8 +71,9 @@ void tunnel_abandon(struct tunnel *t, const char *client_name)
     (void)client_name;
 }
 
-const struct stream_end *tunnel_last_failure(const struct tunnel *t)
+const struct stream_end *tunnel_failure_since(const struct tunnel *t, uint64_t since_ms)
 {
+    (void)since_ms;
     return &t->end;
 }
 

@@ -537,12 +537,16 @@ TEST(tunnel, a_truncation_is_known_when_the_client_sees_it)
     expect_cause(&b, &c, END_TRUNCATED);
     assert_true(client_got(&c, "half an ans"));
     assert_int_equal(tunnel_last_failure(b.t)->cause, END_TRUNCATED);
+    uint64_t now = clock_mono_ms(&b.mesh.clock);
+    assert_ptr_equal(tunnel_failure_since(b.t, now - LOOP_DEADLINE_MS), tunnel_last_failure(b.t));
+    assert_null(tunnel_failure_since(b.t, now + 1));
     client_release(&c);
     c = dial(&b);
     LOOP_UNTIL(b.loop, b.gw->n_conns == 2 && b.gw->conns[1]->is_open);
     gateway_write(b.gw->conns[1], STR("x"));
     LOOP_UNTIL(b.loop, client_got(&c, "x"));
     assert_int_equal(tunnel_last_failure(b.t)->cause, END_NONE); /* the newest one goes well */
+    assert_null(tunnel_failure_since(b.t, 0));
     client_release(&c);
     bed_release(&b);
 }
