@@ -774,6 +774,17 @@ static void start_waiting(struct http *h)
     }
 }
 
+/* One file, ours or the one built into libcurl: with a directory of certificates beside it, as
+ * Debian's libcurl has, libcurl keeps no parsed copy and reads the file for each connection.  NULL:
+ * there is no file, and the directory will have to do. */
+static char *find_ca_file(const char *configured)
+{
+    const char *builtin = curl_version_info(CURLVERSION_NOW)->cainfo;
+    if (configured != NULL && configured[0] != '\0')
+        return xstrdup(configured);
+    return builtin != NULL && access(builtin, R_OK) == 0 ? xstrdup(builtin) : NULL;
+}
+
 bool http_new(uv_loop_t *loop, const struct http_config *cfg, struct http **out, struct err *e)
 {
     unsetenv("SSLKEYLOGFILE"); /* libcurl would write the keys of each session there */
@@ -788,7 +799,7 @@ bool http_new(uv_loop_t *loop, const struct http_config *cfg, struct http **out,
     list_init(&h->calls);
     list_init(&h->slots);
     h->max_connections = cfg->max_connections > 0 ? cfg->max_connections : MAX_CONNECTIONS;
-    h->ca_file = cfg->ca_file != NULL && cfg->ca_file[0] != '\0' ? xstrdup(cfg->ca_file) : NULL;
+    h->ca_file = find_ca_file(cfg->ca_file);
     h->user_agent = cfg->user_agent != NULL ? xstrdup(cfg->user_agent) : NULL;
     h->timer = timer_new(loop, on_curl_due, h);
     bool ok =

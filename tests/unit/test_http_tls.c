@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -157,6 +158,13 @@ struct world {
     struct http_response r;
 };
 
+static void http_start(struct world *w, const char *ca_file)
+{
+    struct err e;
+    const struct http_config cfg = {.ca_file = ca_file, .max_connections = 2};
+    assert_true(http_new(w->loop, &cfg, &w->http, &e));
+}
+
 static void world_start(struct world *w, enum behaviour behaviour, struct cert_spec leaf)
 {
     *w = (struct world){.loop = loop_new(),
@@ -175,9 +183,7 @@ static void world_start(struct world *w, enum behaviour behaviour, struct cert_s
     listen_on(&w->t);
     assert_int_equal(pthread_create(&w->t.thread, NULL, run_server, &w->t), 0);
     setenv("SSLKEYLOGFILE", w->t.key_log, 1);
-    struct err e;
-    const struct http_config cfg = {.ca_file = w->t.ca_file, .max_connections = 2};
-    assert_true(http_new(w->loop, &cfg, &w->http, &e));
+    http_start(w, w->t.ca_file);
 }
 
 static void world_stop(struct world *w)
@@ -266,6 +272,36 @@ TEST(http_tls, a_server_of_another_ca_is_refused_in_words)
     assert_non_null(strstr(w.r.err.msg, "aws.ca_file"));
     world_stop(&w);
     assert_int_equal(w.t.n_requests, 0);
+}
+
+#define SYSTEM_ROOTS "/etc/ssl/certs/ca-certificates.crt" /* built into Debian's libcurl */
+
+/* Since the last time; equal events that nobody has read are one. */
+static bool was_opened(int inotify)
+{
+    char events[4096];
+    return read(inotify, events, sizeof events) > 0;
+}
+
+/* Some 150 certificates: parsed on the loop for each connection they would hold everybody up. */
+TEST(http_tls, the_systems_roots_are_read_once)
+{
+    if (access(SYSTEM_ROOTS, R_OK) != 0)
+        skip();
+    struct world w;
+    world_start(&w, SERVE, server_spec());
+    http_free(&w.http);
+    http_start(&w, "");
+    int inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    assert_int_not_equal(inotify_add_watch(inotify, SYSTEM_ROOTS, IN_OPEN), -1);
+    for (int i = 0; i < 3; i++) {
+        exchange(&w, NAME);
+        assert_int_equal(w.r.err.code, ERR_DENIED); /* our root is not among them */
+        assert_int_equal(was_opened(inotify), i == 0);
+    }
+    close(inotify);
+    world_stop(&w);
+    assert_int_equal(w.t.n_connections, 3);
 }
 
 TEST(http_tls, a_server_of_another_name_is_refused)
