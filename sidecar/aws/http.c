@@ -52,6 +52,7 @@ enum stop {
 
 struct slot {
     struct list item; /* of http.slots: last used first */
+    struct http *h;
     long id;
     char *path, *host;
     bool is_https;
@@ -60,17 +61,20 @@ struct slot {
     char name[TUNNEL_NAME_MAX];
 };
 
+/* A socket of libcurl's, from its first use until it is closed. */
 struct watch {
+    struct list item;
     uv_poll_t uv;
     struct http *h;
     curl_socket_t fd;
+    int wanted, armed; /* UV_READABLE ...: by libcurl, in libuv */
 };
 
 struct http {
     uv_loop_t *loop;
     CURLM *multi;
     struct timer *timer;
-    struct list calls, slots;
+    struct list calls, slots, watches;
     unsigned n_slots, max_connections;
     unsigned depth; /* of frames that use h after a callback */
     bool is_in_curl, is_closing;
@@ -160,6 +164,25 @@ static int on_curl_timer(CURLM *multi, long ms, void *arg)
     return 0;
 }
 
+static struct watch *find_watch(const struct http *h, curl_socket_t fd)
+{
+    LIST_EACH(it, &h->watches)
+    {
+        struct watch *w = CONTAINER_OF(it, struct watch, item);
+        if (w->fd == fd)
+            return w;
+    }
+    return NULL;
+}
+
+static void on_poll(uv_poll_t *uv, int status, int events);
+
+static void watch_arm(struct watch *w, int events)
+{
+    w->armed = events;
+    CHECK(uv_poll_start(&w->uv, events, on_poll) == 0);
+}
+
 /* libuv stops watching a socket in error and does not say what else it is.  It may well be
  * readable: who closes over bytes of ours that lie unread has perhaps answered first, and libcurl,
  * told of the error alone, gives up without a look. */
@@ -167,18 +190,18 @@ static void on_poll(uv_poll_t *uv, int status, int events)
 {
     struct watch *w = uv->data;
     int flags = status < 0 ? CURL_CSELECT_IN | CURL_CSELECT_ERR : 0;
+    if (w->wanted == 0) { /* libcurl looks at a kept connection before it uses it */
+        uv_poll_stop(uv);
+        w->armed = 0;
+        return;
+    }
     if (status < 0)
-        CHECK(uv_poll_start(uv, UV_READABLE, on_poll) == 0);
+        watch_arm(w, UV_READABLE);
     if ((events & UV_READABLE) != 0)
         flags |= CURL_CSELECT_IN;
     if ((events & UV_WRITABLE) != 0)
         flags |= CURL_CSELECT_OUT;
     drive(w->h, w->fd, flags);
-}
-
-static void on_watch_closed(uv_handle_t *uv)
-{
-    free(uv->data);
 }
 
 static struct watch *watch_new(struct http *h, curl_socket_t fd)
@@ -188,26 +211,39 @@ static struct watch *watch_new(struct http *h, curl_socket_t fd)
     w->fd = fd;
     CHECK(uv_poll_init_socket(h->loop, &w->uv, fd) == 0);
     w->uv.data = w;
-    CHECK(curl_multi_assign(h->multi, fd, w) == CURLM_OK);
+    list_push_back(&h->watches, &w->item);
     return w;
 }
 
+static void on_watch_closed(uv_handle_t *uv)
+{
+    free(uv->data);
+}
+
+static void watch_close(struct watch *w)
+{
+    list_remove(&w->item);
+    uv_close((uv_handle_t *)&w->uv, on_watch_closed);
+}
+
+/* Between two requests libcurl wants to hear nothing of a connection; it stays in the poll set all
+ * the same, since to take it out and in again costs more than the events that may come. */
 static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
 {
-    struct watch *w = socket_arg;
-    (void)easy;
+    struct http *h = arg;
+    struct watch *w = find_watch(h, fd);
+    (void)easy, (void)socket_arg;
     if (what == CURL_POLL_REMOVE) {
-        if (w == NULL)
-            return 0;
-        uv_poll_stop(&w->uv);
-        uv_close((uv_handle_t *)&w->uv, on_watch_closed);
+        if (w != NULL)
+            w->wanted = 0;
         return 0;
     }
     if (w == NULL)
-        w = watch_new(arg, fd);
-    int events =
+        w = watch_new(h, fd);
+    w->wanted =
         (what != CURL_POLL_OUT ? UV_READABLE : 0) | (what != CURL_POLL_IN ? UV_WRITABLE : 0);
-    CHECK(uv_poll_start(&w->uv, events, on_poll) == 0);
+    if (w->wanted != w->armed)
+        watch_arm(w, w->wanted);
     return 0;
 }
 
@@ -232,6 +268,7 @@ static struct slot *slot_new(struct http *h)
 {
     CHECK(h->n_slots < SLOTS_MAX);
     struct slot *s = xcalloc(1, sizeof *s);
+    s->h = h;
     s->id = (long)++h->n_slots;
     s->fd = -1;
     list_push_back(&h->slots, &s->item);
@@ -314,6 +351,9 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl
 static int on_close_socket(void *arg, curl_socket_t fd)
 {
     struct slot *s = arg;
+    struct watch *w = find_watch(s->h, fd);
+    if (w != NULL)
+        watch_close(w);
     if (s->fd == fd)
         s->fd = -1;
     return close(fd);
@@ -798,6 +838,7 @@ bool http_new(uv_loop_t *loop, const struct http_config *cfg, struct http **out,
     h->loop = loop;
     list_init(&h->calls);
     list_init(&h->slots);
+    list_init(&h->watches);
     h->max_connections = cfg->max_connections > 0 ? cfg->max_connections : MAX_CONNECTIONS;
     h->ca_file = find_ca_file(cfg->ca_file);
     h->user_agent = cfg->user_agent != NULL ? xstrdup(cfg->user_agent) : NULL;

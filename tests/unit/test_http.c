@@ -10,6 +10,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define OK_ANSWER "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -64,6 +66,15 @@ static void on_done(void *arg, const struct http_response *r)
     c->r.body = (struct str){c->body, r->body.len};
     if (c->on_done != NULL)
         c->on_done(c);
+}
+
+static unsigned n_epoll_calls;
+
+/* In libc's place: libuv's calls come by here. */
+int epoll_ctl(int epoll_fd, int op, int fd, struct epoll_event *event)
+{
+    n_epoll_calls++;
+    return (int)syscall(SYS_epoll_ctl, epoll_fd, op, fd, event);
 }
 
 struct world {
@@ -216,6 +227,46 @@ TEST(http, connections_are_kept_and_told)
         assert_int_equal(w.server.n_done, i + 1);
     }
     assert_int_equal(w.server.n_connections, 1);
+    call_release(&c);
+    world_stop(&w);
+}
+
+TEST(http, a_kept_connection_stays_in_the_loops_poll_set)
+{
+    struct world w;
+    struct call c = {0};
+    world_start(&w, &ok_step, 1);
+    exchange(&w, &c, 100);
+    n_epoll_calls = 0;
+    for (int i = 0; i < 10; i++)
+        exchange(&w, &c, 100);
+    assert_in_range(n_epoll_calls, 0, 20);
+    assert_int_equal(w.server.n_connections, 1);
+    call_release(&c);
+    world_stop(&w);
+}
+
+static void count_turn(uv_check_t *check)
+{
+    unsigned *n = check->data;
+    ++*n;
+}
+
+TEST(http, a_connection_closed_while_idle_does_not_keep_the_loop_busy)
+{
+    struct world w;
+    struct call c = {0};
+    unsigned n_turns = 0;
+    uv_check_t check = {.data = &n_turns};
+    world_start(&w, &ok_step, 1);
+    exchange(&w, &c, 100);
+    http_server_drop_connections(&w.server);
+    loop_settle(w.loop);
+    uv_check_init(w.loop, &check);
+    uv_check_start(&check, count_turn);
+    loop_run_for(w.loop, 100);
+    assert_in_range(n_turns, 1, 50); /* it wakes up every 10 ms */
+    uv_close((uv_handle_t *)&check, NULL);
     call_release(&c);
     world_stop(&w);
 }
