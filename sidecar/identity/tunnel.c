@@ -11,6 +11,7 @@
 #include "sys/metrics.h"
 #include "sys/stream.h"
 #include "sys/timer.h"
+#include "sys/unix_socket.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -649,11 +650,9 @@ NODISCARD static bool check_directory(const char *path, struct err *e)
 NODISCARD static bool remove_stale(const char *path, struct err *e)
 {
     struct stat st;
-    if (lstat(path, &st) != 0)
-        return errno == ENOENT || err_set(e, ERR_IO, errno, "tunnel socket %.200s", path);
-    if (!S_ISSOCK(st.st_mode))
-        return err_set(e, ERR_DENIED, 0, "%.200s is in the way: no socket", path);
-    return unlink(path) == 0 || err_set(e, ERR_IO, errno, "remove stale socket %.200s", path);
+    if (unix_socket_remove_stale(path) || (lstat(path, &st) != 0 && errno == ENOENT))
+        return true;
+    return err_set(e, ERR_DENIED, 0, "%.200s is in the way: no socket, or one in use", path);
 }
 
 NODISCARD static bool tunnel_listen(struct tunnel *t, struct err *e)

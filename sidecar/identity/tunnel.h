@@ -17,7 +17,7 @@ struct tunnel_config {
 };
 
 struct tunnel;
-/* ERR_DENIED: the directory is not ours alone, or something else than a socket has the name;
+/* ERR_DENIED: the directory is not ours alone, or something else than a dead socket has the name;
  * ERR_IO. */
 NODISCARD bool tunnel_new(uv_loop_t *loop, const struct tunnel_config *cfg,
                           struct tls_contexts *contexts, struct svid_store *store,

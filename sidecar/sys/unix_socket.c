@@ -17,8 +17,9 @@ bool unix_socket_is_live(const char *path)
         return true;
     str_copy(addr.sun_path, sizeof addr.sun_path, str_from(path));
     AUTO_CLOSE int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    return fd == -1 || connect(fd, (const struct sockaddr *)&addr, sizeof addr) == 0 ||
-           errno == EAGAIN;
+    if (fd == -1 || connect(fd, (const struct sockaddr *)&addr, sizeof addr) == 0)
+        return true;
+    return errno != ECONNREFUSED && errno != ENOENT;
 }
 
 bool unix_socket_remove_stale(const char *path)

@@ -5,7 +5,7 @@
 #define SVIDMAIL_SYS_UNIX_SOCKET_H
 #include <stdbool.h>
 
-/* Somebody answers there (a full backlog is somebody, too).  When in doubt: true. */
+/* Not surely dead: false only where nobody has the socket, or there is nothing. */
 bool unix_socket_is_live(const char *path);
 /* Remove a socket that a killed process has left behind; anything else stays.  false: it is live,
  * or no socket. */

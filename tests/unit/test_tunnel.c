@@ -242,6 +242,9 @@ TEST(tunnel, only_a_stale_socket_is_removed)
     memcpy(sa.sun_path, path, strlen(path) + 1);
     int stale = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(bind(stale, (struct sockaddr *)&sa, sizeof sa), 0);
+    assert_int_equal(listen(stale, 1), 0);
+    expect_no_tunnel(&b, ERR_DENIED, "in the way");
+    assert_int_equal(access(path, F_OK), 0);
     close(stale);
     b.n_closed = 0;
     bed_start(&b, (struct gateway_config){0});
