@@ -29,7 +29,7 @@ static const struct cause_words causes[END_CAUSE_COUNT] = {
         "the gateway crashed, was killed or drained (its log: DC, UC, or nothing), or something on the way "
         "dropped the connection" },
     [END_NAME] = { "name", ERR_UNAVAIL, false, "does not resolve",
-        "the gateway's Service is missing or misspelt in gateway.address, or cluster DNS is down; the "
+        "the gateway's Service is missing or misspelt in gateway.host, or cluster DNS is down; the "
         "gateway has seen nothing" },
     [END_REFUSED] = { "refused", ERR_UNAVAIL, false, "refused the connection",
         "no gateway pod is ready behind the Service, or the port is wrong; the gateway has seen nothing" },

@@ -22,7 +22,8 @@ struct tunnel;
 NODISCARD bool tunnel_new(uv_loop_t *loop, const struct tunnel_config *cfg,
                           struct tls_contexts *contexts, struct svid_store *store,
                           const struct clock *clock, struct tunnel **out, struct err *e);
-/* All streams are aborted; cb runs once when the socket file is gone and t is freed. */
+/* All streams are closed (what is queued and close_notify still go out); cb runs once when the
+ * socket file is gone and t is freed. */
 void tunnel_close(struct tunnel *t, void (*cb)(void *arg), void *arg);
 const char *tunnel_path(const struct tunnel *t);
 

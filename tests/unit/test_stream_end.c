@@ -50,6 +50,7 @@ TEST(stream_end, a_sentence_names_the_gateway_log_field_that_decides)
         enum stream_end_cause cause;
         const char *word;
     } cases[] = {
+        {END_NAME, "gateway.host"},
         {END_CLEAN, "rbac_access_denied_matched_policy"},
         {END_TRUNCATED, "rbac_access_denied_matched_policy"},
         {END_HELLO_RESET, "NR filter_chain_not_found"},
