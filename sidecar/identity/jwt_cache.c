@@ -270,23 +270,15 @@ void jwt_cache_cancel(struct jwt_request **r)
 
 /* --- life --- */
 
-static bool is_offered(const struct svid_store *store, const char *spiffe_id)
-{
-    const struct svid_set *set = svid_store_current(store);
-    for (size_t i = 0; set != NULL && i < set->n_svids; i++)
-        if (strcmp(set->svids[i].id.text, spiffe_id) == 0)
-            return true;
-    return false;
-}
-
 /* A redacted identity takes its tokens with it (C22). */
 static void on_svids_changed(void *arg)
 {
     struct jwt_cache *c = arg;
+    const struct svid_set *set = svid_store_current(c->store);
     LIST_EACH(it, &c->entries)
     {
         struct jwt_entry *entry = CONTAINER_OF(it, struct jwt_entry, link);
-        if (is_offered(c->store, entry->spiffe_id))
+        if (set != NULL && svid_set_offers(set, entry->spiffe_id))
             continue;
         struct err e;
         err_set(&e, ERR_DENIED, 0, "the agent has taken back %.200s", entry->spiffe_id);

@@ -78,6 +78,14 @@ void svid_set_unref(struct svid_set **ps)
     free(s);
 }
 
+bool svid_set_offers(const struct svid_set *s, const char *spiffe_id)
+{
+    for (size_t i = 0; i < s->n_svids; i++)
+        if (strcmp(s->svids[i].id.text, spiffe_id) == 0)
+            return true;
+    return false;
+}
+
 X509_STORE *svid_set_bundle(const struct svid_set *s, struct str trust_domain)
 {
     for (size_t i = 0; i < s->n_bundles; i++)

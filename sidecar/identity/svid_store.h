@@ -33,8 +33,7 @@ struct svid_bundle {
 
 struct svid_set { /* immutable once published */
     unsigned refs;
-    unsigned generation;    /* 1, 2, ... */
-    int64_t received_at_ms; /* wall */
+    unsigned generation; /* 1, 2, ... */
     size_t n_svids, n_bundles;
     struct svid *svids; /* in the agent's order */
     struct svid_bundle *bundles;
@@ -44,6 +43,8 @@ struct svid_set { /* immutable once published */
 struct svid_set *svid_set_new(size_t n_svids, size_t n_bundles);
 struct svid_set *svid_set_ref(struct svid_set *s);
 void svid_set_unref(struct svid_set **s);
+/* Is there an SVID of that ID? */
+bool svid_set_offers(const struct svid_set *s, const char *spiffe_id);
 /* NULL if the trust domain has no usable bundle. */
 X509_STORE *svid_set_bundle(const struct svid_set *s, struct str trust_domain);
 

@@ -63,7 +63,7 @@ struct tls_stream {
     struct buf plain_out; /* less than a record, until the loop gets to on_turn */
     struct buf out;       /* ciphertext the sys/stream has not taken */
     uint64_t n_in, n_plain_in, n_dropped;
-    bool wants_read, wants_drain, wants_shutdown, is_writing;
+    bool wants_read, wants_drain, is_writing;
 
     struct timer *timer; /* HANDSHAKE: its timeout; OPEN: resume reading; ENDING: on_end */
     uv_prepare_t turn;   /* once before the loop waits: send plain_out */
@@ -321,8 +321,6 @@ static void encrypt(struct tls_stream *s, struct str plain)
 
 static void send_close_notify(struct tls_stream *s)
 {
-    if ((SSL_get_shutdown(s->ssl) & SSL_SENT_SHUTDOWN) != 0)
-        return;
     s->is_writing = true;
     ERR_clear_error();
     (void)SSL_shutdown(s->ssl); /* one way; what comes back is read as ever */
@@ -336,8 +334,6 @@ static void send_plain_out(struct tls_stream *s)
         return;
     encrypt(s, buf_str(&s->plain_out));
     buf_clear(&s->plain_out);
-    if (s->state == ST_OPEN && s->wants_shutdown)
-        send_close_notify(s);
     if (s->state == ST_OPEN)
         flush_out(s);
 }
@@ -385,7 +381,7 @@ static void write_records(struct tls_stream *s, struct str plain)
 
 bool tls_stream_write(struct tls_stream *s, struct str plain)
 {
-    CHECK(!s->wants_shutdown && plain.len <= TLS_STREAM_WRITE_MAX);
+    CHECK(plain.len <= TLS_STREAM_WRITE_MAX);
     if (!is_in(s, IN_LIVE)) {
         s->n_dropped += plain.len; /* on_end tells */
         return true;
@@ -400,13 +396,6 @@ bool tls_stream_write(struct tls_stream *s, struct str plain)
     }
     write_records(s, plain);
     return true;
-}
-
-void tls_stream_shutdown(struct tls_stream *s)
-{
-    s->wants_shutdown = true;
-    if (is_in(s, IN_LIVE))
-        send_soon(s);
 }
 
 /* ---- receiving ---- */
@@ -679,14 +668,6 @@ struct tls_context *tls_stream_context(const struct tls_stream *s)
     return s->ctx;
 }
 
-static bool is_offered(const struct svid_set *set, const struct spiffe_id *id)
-{
-    for (size_t i = 0; i < set->n_svids; i++)
-        if (spiffe_id_equal(&set->svids[i].id, id))
-            return true;
-    return false;
-}
-
 /* true: it may live on.  A newer SVID of the same ID is a rotation, no redaction. */
 static bool is_still_good(struct tls_stream *s, const struct svid_store *store,
                           const struct clock *clock, struct err *e)
@@ -696,7 +677,7 @@ static bool is_still_good(struct tls_stream *s, const struct svid_store *store,
     int64_t now = clock_wall_ms(clock);
     if (set == NULL)
         return err_set(e, ERR_UNAVAIL, 0, "our SVID was taken back by the agent");
-    if (!is_offered(set, &own->id))
+    if (!svid_set_offers(set, own->id.text))
         return err_set(e, ERR_UNAVAIL, 0, "%.200s is no longer offered by the agent", own->id.text);
     if (now >= own->not_after_ms)
         return err_set(e, ERR_EXPIRED, 0, "our SVID %.200s has expired", own->id.text);

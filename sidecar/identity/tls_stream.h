@@ -40,13 +40,11 @@ struct tls_stream *tls_stream_open(uv_loop_t *loop, struct tls_context *ctx,
                                    const struct tls_stream_events *ev, void *arg);
 /* Sent in records of up to 16 kB when the loop gets to it.  At most TLS_STREAM_WRITE_MAX bytes a
  * call.  false: over the high mark, nothing taken; wait for on_drain.  Once it has ended bytes are
- * taken and dropped.  Not after tls_stream_shutdown(). */
+ * taken and dropped. */
 #define TLS_STREAM_WRITE_MAX (1024u * 1024u)
 NODISCARD bool tls_stream_write(struct tls_stream *s, struct str plain);
 void tls_stream_read_start(struct tls_stream *s);
 void tls_stream_read_stop(struct tls_stream *s);
-/* Sends close_notify after what is queued; reading goes on. */
-void tls_stream_shutdown(struct tls_stream *s);
 /* Ends it with this cause: on_end still runs (later), unless tls_stream_close() comes first.  The
  * first cause stands.  What the gateway sees: close_notify if it is we who lost interest
  * (END_ROTATED, END_IDLE_TIMEOUT, END_CANCELED), else the connection is cut. */

@@ -279,7 +279,6 @@ bool workload_update_build(const X509SVIDResponse *m, int64_t wall_ms, struct sv
     if (n_federated > SVID_BUNDLES_MAX)
         n_federated = SVID_BUNDLES_MAX;
     struct svid_set *set = svid_set_new(m->n_svids, m->n_svids + n_federated);
-    set->received_at_ms = wall_ms;
     if (!add_all_svids(set, m, wall_ms, e)) {
         svid_set_unref(&set);
         return err_wrap(e, "the agent's message");

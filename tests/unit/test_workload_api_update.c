@@ -132,7 +132,6 @@ TEST(workload_api_update, a_message_becomes_a_set)
     assert_int_equal(X509_check_private_key(leaf.x509, s->svids[0].key), 1);
     assert_true(s->svids[0].not_before_ms < CERTS_NOW_MS);
     assert_true(s->svids[0].not_after_ms > CERTS_NOW_MS);
-    assert_int_equal(s->received_at_ms, CERTS_NOW_MS);
     assert_int_equal(s->n_bundles, 2);
     assert_string_equal(s->bundles[0].trust_domain, "td.test");
     assert_true(s->bundles[0].is_own);
