@@ -86,7 +86,7 @@ struct stream {
     size_t write_high;
     uint64_t close_by_ms; /* flushing and lingering */
     uint8_t state;        /* enum stream_state */
-    bool wants_read, wants_drain, wants_shutdown, has_sent_fin;
+    bool wants_read, wants_drain;
 };
 
 static char
@@ -366,9 +366,6 @@ static void on_uv_shutdown(uv_shutdown_t *req, int status)
 
 static void stream_send_fin(struct stream *s)
 {
-    if (s->has_sent_fin || s->failure != NULL)
-        return;
-    s->has_sent_fin = true;
     s->shutdown = xcalloc(1, sizeof *s->shutdown);
     if (uv_shutdown(s->shutdown, &s->uv.stream, on_uv_shutdown) != 0) {
         free(s->shutdown);
@@ -409,8 +406,6 @@ static void flush(struct stream *s)
         stream_take_off(s);
     } else if (s->state == ST_FLUSHING) {
         stream_linger(s);
-    } else if (s->wants_shutdown) {
-        stream_send_fin(s);
     }
 }
 
@@ -426,7 +421,6 @@ static void queue_append(struct stream *s, struct str bytes)
 
 bool stream_write(struct stream *s, struct str bytes)
 {
-    CHECK(!s->wants_shutdown);
     if (s->failure != NULL || !is_in(s, IN_DIAL | IN_LIVE))
         return true; /* dropped; on_end tells */
     size_t queued = stream_write_queued(s);
@@ -448,15 +442,6 @@ bool stream_write(struct stream *s, struct str bytes)
     if (is_in(s, IN_LIVE))
         flush(s);
     return true;
-}
-
-void stream_shutdown(struct stream *s)
-{
-    if (s->failure != NULL || !is_in(s, IN_DIAL | IN_LIVE))
-        return;
-    s->wants_shutdown = true;
-    if (is_in(s, IN_LIVE))
-        flush(s);
 }
 
 void stream_close_after_flush(struct stream **ps, uint64_t timeout_ms)

@@ -49,8 +49,7 @@ struct stream *stream_connect(uv_loop_t *loop, const char *host, uint16_t port, 
                               const struct stream_events *ev, void *arg,
                               struct stream_limits limits);
 /* Write at once what goes, copy the rest into the queue.  false: the queue would pass its high
- * mark; the bytes were NOT taken, wait for on_drain (an empty queue takes any length).  Not after
- * stream_shutdown(). */
+ * mark; the bytes were NOT taken, wait for on_drain (an empty queue takes any length). */
 NODISCARD bool stream_write(struct stream *s, struct str bytes);
 size_t stream_write_queued(const struct stream *s);
 void stream_read_start(struct stream *s);
@@ -58,8 +57,6 @@ void stream_read_stop(struct stream *s);
 /* The peer sends nothing any more, beyond what is unread: it has closed, or shut its sending side.
  * Asks the kernel, so it is known while reading is paused too. */
 bool stream_has_peer_ended(const struct stream *s);
-/* Half close after what is queued has gone out. */
-void stream_shutdown(struct stream *s);
 /* Close now; queued bytes are dropped unless stream_close_after_flush(). Nulls *s. */
 void stream_close(struct stream **s);
 /* Close once what is queued has gone out, at the latest after timeout_ms.  Nulls *s; no on_read,

@@ -8,6 +8,7 @@
 #include <openssl/err.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #define QUEUE_BYTES (64u << 20)
 
@@ -145,6 +146,13 @@ void gateway_reset(struct gateway_conn *c)
     conn_close(c);
 }
 
+/* What was written has gone out: it is little. */
+static void conn_fin(struct gateway_conn *c)
+{
+    assert_int_equal(stream_write_queued(c->s), 0);
+    assert_int_equal(shutdown(stream_fd(c->s), SHUT_WR), 0);
+}
+
 static void conn_read(struct gateway_conn *c)
 {
     char plain[16384];
@@ -156,7 +164,7 @@ static void conn_read(struct gateway_conn *c)
     if (rc != 1 && SSL_get_error(c->ssl, rc) == SSL_ERROR_SSL) {
         c->has_failed = true;
         conn_flush(c); /* its alert */
-        stream_shutdown(c->s);
+        conn_fin(c);
         return;
     }
     if (rc == 1 && !c->is_open) {
@@ -185,7 +193,7 @@ static void conn_cut_handshake(struct gateway_conn *c)
     size_t n;
     assert_int_equal(BIO_read_ex(SSL_get_wbio(c->ssl), part, sizeof part, &n), 1);
     assert_true(stream_write(c->s, (struct str){part, n}));
-    stream_shutdown(c->s);
+    conn_fin(c);
 }
 
 static void on_conn_read(void *arg, struct str bytes)
@@ -212,7 +220,7 @@ static void on_conn_read(void *arg, struct str bytes)
         return;
     case GATEWAY_SPEAKS_HTTP:
         assert_true(stream_write(c->s, STR("HTTP/1.1 400 Bad Request\r\n\r\n")));
-        stream_shutdown(c->s);
+        conn_fin(c);
         return;
     case GATEWAY_STALLS:
         return;
@@ -377,7 +385,7 @@ void gateway_raw(struct gateway_conn *c, struct str bytes)
 
 void gateway_fin(struct gateway_conn *c)
 {
-    stream_shutdown(c->s);
+    conn_fin(c);
 }
 
 void gateway_pause(struct gateway_conn *c, bool is_paused)

@@ -494,7 +494,7 @@ TEST(smtp_server, a_client_that_has_shut_its_sending_side_is_answered_all_the_sa
     client_connect(&c, &d);
     client_send(&c, STR("EHLO a\r\nMAIL FROM:<a@s.example>\r\nRCPT "
                         "TO:<b@x.example>\r\nDATA\r\n\r\nx\r\n.\r\n"));
-    stream_shutdown(c.stream);
+    assert_int_equal(shutdown(stream_fd(c.stream), SHUT_WR), 0);
     LOOP_UNTIL(d.loop, d.n_taken == 1);
     loop_settle(d.loop);
     struct smtp_reply r;
