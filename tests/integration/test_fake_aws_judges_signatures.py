@@ -2,6 +2,7 @@
 """The fake SES accepts what botocore signs and nothing else: a stand-in that waves all through proves nothing."""
 
 import time
+from datetime import datetime
 
 import pytest
 from botocore.exceptions import ClientError
@@ -92,7 +93,8 @@ def test_expired_credentials_are_told_by_name(fake, key):
 )
 def test_clock_skew_beyond_five_minutes_is_refused(fake, key, offset, message):
     headers = signed_headers(fake, key, BODY)
-    fake.clock = lambda: time.time() + offset
+    signed_at = datetime.strptime(headers["X-Amz-Date"] + "+0000", "%Y%m%dT%H%M%SZ%z").timestamp()
+    fake.clock = lambda: signed_at + offset
     answer = send(fake, headers)
     if message:
         assert (answer.status, answer.error) == (403, "InvalidSignatureException")
