@@ -73,7 +73,7 @@ def lines_of(result: subprocess.CompletedProcess) -> dict[str, list[str]]:
 # --- check
 
 
-def test_check_has_a_line_for_each_pod_and_fails_while_one_is_not_well(kubectl_svidmail, checkout):
+def test_check_has_a_line_for_each_pod_and_fails_while_one_is_not_well(kubectl_svidmail, checkout, cluster):
     checkout.start_pod("idle", name="without", labelled=False)
     fine = kubectl_svidmail("check", "-n", checkout.namespace)
     assert fine.returncode == 0 and fine.stderr == "", fine
@@ -96,6 +96,9 @@ def test_check_has_a_line_for_each_pod_and_fails_while_one_is_not_well(kubectl_s
     assert set(lines_of(chosen)) == set(table)
     everywhere = lines_of(kubectl_svidmail("check", "-A"))
     assert set(table) <= set(everywhere)
+    cluster.kubectl("label", "pod", "without", "--namespace", checkout.namespace, "svidmail.io/inject=true")
+    unserved = kubectl_svidmail("check", "-n", checkout.namespace)
+    assert unserved.returncode == 1 and lines_of(unserved)["without"][2] == "no sidecar"
     nothing = kubectl_svidmail("check", "-n", checkout.namespace, "-l", "app=none")
     assert nothing.returncode == 1 and "no pod with a container svidmail" in nothing.stderr
 

@@ -3,13 +3,10 @@
 tests/cluster/test_kubectl_plugin.py."""
 
 import os
-import pathlib
 import subprocess
 
 import pytest
-
-PLUGIN = pathlib.Path(__file__).resolve().parent.parent.parent / "deploy" / "kubectl-svidmail"
-SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"], "bash": ["bash", "--posix"]}
+from support.kubectl_plugin import SHELLS, run_plugin
 
 
 @pytest.fixture(params=SHELLS)
@@ -17,8 +14,7 @@ def plugin(request, tmp_path):
     """plugin(*words): the script in that shell; KUBECTL is `kubectl`, or what the test says."""
 
     def run(*words: str, kubectl: str = "/bin/false") -> subprocess.CompletedProcess:
-        return subprocess.run([*SHELLS[request.param], str(PLUGIN), *words], capture_output=True, text=True, timeout=20,
-                              env={"PATH": os.environ["PATH"], "KUBECTL": kubectl, "TMPDIR": str(tmp_path)})
+        return run_plugin(request.param, list(words), kubectl, str(tmp_path))
 
     yield run
     assert os.listdir(tmp_path) == [], "nothing is left behind"
