@@ -43,6 +43,8 @@ def test_help_is_for_who_asks(plugin, words):
     (["check", "--watch"], "no option --watch"),
     (["gateway-log", "pod-1", "pod-2"], "takes one POD"),
     (["gateway-log", "--tail=all"], "--tail wants a number"),
+    (["check", "--timeout", "1m"], "--timeout wants a number"),
+    (["gateway-log", "--timeout=5"], "no option --timeout=5"),
     (["status", "pod-1", "--container", 'a"}}{{b'], "no name of a container"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_wrong_usage_is_refused_with_2_before_anything_is_asked(plugin, words, said):

@@ -54,3 +54,18 @@ def test_a_pod_with_the_label_and_without_the_sidecar_is_told(make_pod, check):
     make_pod("waits", LABEL, initContainers=[SIDECAR])
     make_pod("by-hand", containers=[APP, {"name": "svidmail", "image": "svidmail"}])
     assert check(make_pod.namespace) == ({"by-hand": "not there", "missed": "no sidecar", "waits": "not there"}, 1)
+
+
+def condition(status: str, **reason: str) -> dict:
+    return RUNNING | {"conditions": [{"type": "Initialized", "status": "Unknown"},
+                                     {"type": "Ready", "status": status} | reason]}
+
+
+def test_a_pod_of_a_lost_node_is_told_from_one_that_is_not_ready(make_pod, check):
+    """The node controller sets Ready to False and leaves the reason of True, which is none; kubelet gives one."""
+    for name, status in (("lost", condition("False")), ("unknown", condition("Unknown", reason="NodeStatusUnknown")),
+                         ("unready", condition("False", reason="ContainersNotReady")), ("fine", condition("True"))):
+        make_pod(name, LABEL, status, initContainers=[SIDECAR])
+    states, code = check(make_pod.namespace)
+    assert states == {"fine": "no answer", "lost": "unreachable", "unknown": "unreachable", "unready": "no answer"}
+    assert code == 1, "without a kubelet nobody answers"
