@@ -155,3 +155,79 @@ def test_no_gateway_pod_with_a_log_is_a_failure(plugin):
     assert (result.returncode, result.stdout) == (1, "") and "PodInitializing" in result.stderr
     result = plugin(GATEWAYS | {"*\\ logs\\ *": "echo 'Error from server (Forbidden): no' >&2; exit 1"}, "gateway-log")
     assert result.returncode == 1 and "you may not do this: " in result.stderr
+
+
+# --- what a pod says reaches a terminal
+
+BELL = "\x1b]0;owned\x07\x1b[2Jred\x9bm\x7f\r"  # ESC, BEL, CSI in one character, DEL
+
+
+def is_harmless(text: str) -> bool:
+    return not any((ord(c) < 32 and c not in "\n\t") or 127 <= ord(c) < 160 for c in text)
+
+
+REASON = f"a\\c {BELL} b\\nc"
+
+
+@pytest.mark.parametrize("changes", [
+    {"ready": False, "not_ready_because": REASON}, {"gateway": {"streams": 1, "last_failure": REASON}},
+    {"last": [{"code": 451, "age_s": 5, "text": REASON}]}], ids=["not ready", "gateway", "last mail"])
+def test_a_reason_is_told_whole_and_as_text(plugin, changes):
+    status = json.dumps(READY | changes, indent=2, ensure_ascii=False)
+    status = status.replace("\\u001b", "\x1b").replace("\\u0007", "\x07")  # as svidmail would not send them
+    result = plugin({"*get\\ pods\\ *": pods("shop one Running running 0 -"), "*\\ exec\\ *": says(status)}, "check")
+    assert (result.returncode, result.stderr) == (1, "")
+    assert is_harmless(result.stdout), ascii(result.stdout)
+    assert "a\\c " in result.stdout and "red" in result.stdout and "b\\nc" in result.stdout, result.stdout
+
+
+def test_numbers_that_are_none_do_no_harm(plugin, tmp_path_factory):
+    canary = tmp_path_factory.mktemp("canary") / "there"
+    word = f"a[$(touch {canary})]{BELL}"
+    status = READY | {"identity": {"mesh": {"expires_in_s": word}}, "last": [{"code": word, "age_s": word, "text": ""}]}
+    result = plugin({"*get\\ pods\\ *": pods("shop one Running running 0 -"),
+                     "*\\ exec\\ *": says(json.dumps(status, indent=2, ensure_ascii=False))}, "check")
+    assert result.stderr == "" and is_harmless(result.stdout) and not canary.exists(), result
+
+
+@pytest.mark.parametrize("words", [["check"], ["status", "one"], ["doctor", "one"], ["gateway-log", "one"],
+                                   ["gateway-log"], ["logs", "one"]], ids=" ".join)
+def test_errors_reach_the_terminal_as_text(plugin, words):
+    fails = f"printf '%s\\n' 'error: a\\c {BELL} the end' >&2; exit 1"
+    result = plugin({"*get\\ pods\\ *--output\\ go-template*": pods("shop one Running running 0 -"),
+                     **GATEWAYS, "*get\\ pod\\ *": "echo 10.0.0.7", "*": fails} | {"*\\ exec\\ *": fails}, *words)
+    assert result.returncode == 1 and is_harmless(result.stdout + result.stderr), ascii(result)
+    assert "a\\c " in result.stdout + result.stderr and " the end" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "identity", "doctor", "send"])
+def test_what_svidmail_says_reaches_the_terminal_as_text_and_its_code_is_kept(plugin, command):
+    result = plugin({"*exec\\ *": f"printf '%s\\n' '√ a\\c {BELL} Grüße' '\tthe end'; "
+                                       f"printf '%s\\n' 'x{BELL}y' 'command terminated with exit code 3' >&2; exit 3"},
+                    command, "one")
+    assert result.returncode == 3 and is_harmless(result.stdout + result.stderr), ascii(result)
+    assert result.stdout.startswith("√ a\\c ") and result.stdout.endswith(" Grüße\n\tthe end\n")
+    assert result.stderr.startswith("x") and "terminated" not in result.stderr
+
+
+def test_the_gateways_log_reaches_the_terminal_as_text(plugin):
+    log = REFUSED.replace("us.example", f"us\\c.{BELL}example")
+    result = plugin(GATEWAYS | {"*\\ logs\\ *": says(log)}, "gateway-log")
+    assert result.returncode == 0 and is_harmless(result.stdout), ascii(result)
+    assert "decided by requested_server_name=us\\c." in result.stdout and "example" in result.stdout
+
+
+def test_a_log_is_text_at_a_terminal_and_as_it_is_in_a_pipe(plugin):
+    answers = {"*logs\\ one\\ *": f"printf '%s\\n' 'a{BELL}b'"}
+    assert plugin(answers, "logs", "one").stdout == f"a{BELL}b\n"
+    reader, writer = os.openpty()
+    result = plugin(answers, "logs", "one", stdout=writer)
+    os.close(writer)
+    said = os.read(reader, 1000).decode().replace("\r\n", "\n")
+    os.close(reader)
+    assert result.returncode == 0 and is_harmless(said) and said.startswith("a") and said.endswith("b\n"), ascii(said)
+    failed = os.openpty()
+    result = plugin({"*logs\\ one\\ *": "exit 1"}, "logs", "one", stdout=failed[1])
+    assert result.returncode == 1 and "kubectl svidmail: kubectl: " in result.stderr
+    for descriptor in failed:
+        os.close(descriptor)

@@ -10,10 +10,12 @@ SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"], "bash": ["bash", "--po
 
 
 def run_plugin(shell: str, words: list[str], kubectl: str, tmpdir: str, *, path: str = os.environ["PATH"],
-               stdin: str | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run([*SHELLS[shell], str(PLUGIN), *words], capture_output=True, text=True, timeout=20,
-                          input=stdin, stdin=None if stdin else subprocess.DEVNULL,
+               stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess:
+    done = subprocess.run([*SHELLS[shell], str(PLUGIN), *words], stdin=subprocess.DEVNULL, stdout=stdout,
+                          stderr=subprocess.PIPE, timeout=20,
                           env={"PATH": path, "KUBECTL": kubectl, "TMPDIR": tmpdir, "HOME": tmpdir})
+    # Not text=True, which takes a CR for the end of a line.
+    return subprocess.CompletedProcess(done.args, done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
 
 
 def write_kubectl(path: pathlib.Path, answers: dict[str, str]) -> str:
