@@ -270,6 +270,15 @@ def test_the_sidecar_is_a_native_one_and_asks_for_nothing_special(app):
     assert all("hostPath" not in volume for volume in pod_of(workload)["spec"]["volumes"])
 
 
+def test_svidmail_gets_each_variable_that_its_manual_names(app):
+    manual = (ROOT / "docs/svidmail.8").read_text()
+    [section] = re.findall(r"^\.SH ENVIRONMENT\n(.*?)^\.SH", manual, re.MULTILINE | re.DOTALL)
+    named = re.findall(r"[A-Z_]+", " ".join(re.findall(r"^\.TP\n\.B (.*)$", section, re.MULTILINE)))
+    given = {entry["name"]: entry for entry in sidecar_of(app(DEPLOYMENT).workload())["env"]}
+    assert sorted(given) == sorted(named)
+    assert given["NODE_NAME"]["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+
+
 def test_svidmail_finds_room_where_the_volumes_are(app, programs):
     """The read-only container has no other place to write: the probes' socket and mails under way."""
     mounts = {mount["mountPath"]: mount.get("readOnly", False)

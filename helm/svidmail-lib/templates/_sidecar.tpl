@@ -29,6 +29,11 @@ env:
     valueFrom:
       fieldRef:
         fieldPath: metadata.namespace
+  # With the two above, what svidmail doctor fills its commands with.
+  - name: NODE_NAME
+    valueFrom:
+      fieldRef:
+        fieldPath: spec.nodeName
   # Where mails on their way are kept when delivery.spool.path is "".
   - name: TMPDIR
     value: /var/spool/svidmail
