@@ -11,6 +11,8 @@ import re
 TABLE = "sidecar/ops/doctor_codes.def"
 MANUAL = "docs/troubleshooting.md"
 
+# A cure that several rows have, but for one word in capitals.
+MACRO = re.compile(r"^#define (\w+)\((\w+)\)((?:.*\\\n)*.*)$", re.MULTILINE)
 ROW = re.compile(r"^CODE\((\d+), (FAILED|WARNING),(.*?)\)$", re.MULTILINE | re.DOTALL)
 LITERAL = re.compile(r'"(?:\\.|[^"\\\n])*"')
 SECTION = re.compile(r"^### (SM\d{3})\n(.*?)(?=^#{1,3} |\Z)", re.MULTILINE | re.DOTALL)
@@ -20,7 +22,7 @@ RESULTS = {"FAILED": "cross", "WARNING": "warning"}
 def rows(text: str) -> dict[str, dict[str, str]]:
     """Code -> result, signs, title, cure, log."""
     found = {}
-    for number, result, rest in ROW.findall(text):
+    for number, result, rest in ROW.findall(expand(text)):
         # Literals with nothing but white space between them are one; a comma ends it.
         fields, last = [], None
         for literal in LITERAL.finditer(rest):
@@ -33,6 +35,18 @@ def rows(text: str) -> dict[str, dict[str, str]]:
         names = ("signs", "title", "cure", "log")
         found[f"SM{int(number):03}"] = {"result": RESULTS[result]} | dict(zip(names, fields, strict=True))
     return found
+
+
+def expand(text: str) -> str:
+    """The rows with the text of the macros in them."""
+    macros = MACRO.findall(text)
+    text = MACRO.sub("", text)
+    for name, parameter, body in macros:
+        def put(use: re.Match, parameter: str = parameter, body: str = body.replace("\\\n", " ")) -> str:
+            return re.sub(rf"\b{parameter}\b", lambda _: use.group(1), body)
+
+        text = re.sub(rf"{name}\(({LITERAL.pattern})\)", put, text)
+    return text
 
 
 def check(root: pathlib.Path) -> list[str]:

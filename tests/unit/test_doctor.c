@@ -143,7 +143,7 @@ TEST(doctor, a_cross_carries_code_cure_and_the_field_that_decides)
     assert_string_equal(field(o, 0, "text"), "gw \\x1b[2J: no such name");
     assert_string_equal(json_string_value(json_array_get(cure, 0)),
                         "kubectl -n GATEWAY_NAMESPACE get service gw");
-    assert_int_equal(json_array_size(cure), 2);
+    assert_int_equal(json_array_size(cure), 4); /* three of them edit the configuration */
     json_decref(o);
     stop();
 }
@@ -308,6 +308,22 @@ TEST(doctor, each_code_has_its_own_number_and_signs_and_something_to_type)
     assert_true(n > 60);
 }
 
+TEST(doctor, no_cure_guesses_the_configmaps_name_and_each_edit_says_to_restart)
+{
+    size_t n, edits = 0;
+    const struct doctor_code *codes = doctor_codes(&n);
+    for (size_t i = 0; i < n; i++) {
+        const char *edit = strstr(codes[i].cure, "edit configmap ");
+        if (edit == NULL)
+            continue;
+        edits++;
+        assert_non_null(strstr(codes[i].cure, ".configMap.name}"));
+        assert_true(str_starts_with(str_from(edit), STR("edit configmap CONFIGMAP  # ")));
+        assert_non_null(strstr(edit, " rollout restart "));
+    }
+    assert_true(edits > 10);
+}
+
 TEST(doctor, words_are_filled_in_unless_a_shell_would_read_more_in_them)
 {
     static const struct doctor_word words[] = {
@@ -318,6 +334,7 @@ TEST(doctor, words_are_filled_in_unless_a_shell_would_read_more_in_them)
     } cases[] = {{"get {A} -n {A}", "get mail-egress -n mail-egress"},
                  {"{B} {C} {D} {E} {F} {H} {I} {UNKNOWN}", "B C D E F H I UNKNOWN"},
                  {"{G}", "a/b.c:1"},
+                 {"'{.a[?(@.name==\"b\")].c}' {A}", "'{.a[?(@.name==\"b\")].c}' mail-egress"},
                  {"-o jsonpath='{.spec}' {A", "-o jsonpath='{.spec}' {A"},
                  {"{}{{A}}", "{}{mail-egress}"},
                  {"", ""}};
