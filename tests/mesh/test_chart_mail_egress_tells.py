@@ -44,6 +44,7 @@ def test_notes_name_the_next_three_commands(chart):
     _, _, rest = chart.notes(chart.ci["default"]).partition("\nNext:\n\n")
     commands = [line.strip() for line in rest.partition("\n\n")[0].splitlines() if line.strip()]
     assert [command.split()[0] for command in commands] == ["kubectl", "helm", "kubectl"]
+    assert " logs --selector istio=mail-egress " in commands[2], "of one pod of two it would be half the truth"
 
 
 @pytest.mark.parametrize(("values", "told"), [

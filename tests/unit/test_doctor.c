@@ -324,6 +324,18 @@ TEST(doctor, no_cure_guesses_the_configmaps_name_and_each_edit_says_to_restart)
     assert_true(edits > 10);
 }
 
+TEST(doctor, no_cure_reads_the_log_of_one_gateway_pod_alone)
+{
+    size_t n;
+    const struct doctor_code *codes = doctor_codes(&n);
+    for (size_t i = 0; i < n; i++) {
+        assert_null(strstr(codes[i].cure, "logs deployment/"));
+        const char *logs = strstr(codes[i].cure, "logs -l ");
+        if (logs != NULL) /* of a selector's pods kubectl shows 10 lines each, unless told otherwise */
+            assert_non_null(strstr(logs, " --tail="));
+    }
+}
+
 TEST(doctor, words_are_filled_in_unless_a_shell_would_read_more_in_them)
 {
     static const struct doctor_word words[] = {
