@@ -15,12 +15,25 @@ BY_ISTIO_PROXY = {
     "spec": {"host": GATEWAY_HOST, "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL", "sni": SES_HOST}}}}
 
 
+def usual_identity(namespace: str) -> dict:
+    """What SPIRE's own charts register for every pod; ours do for those with the sidecar's label alone."""
+    return {"apiVersion": "spire.spiffe.io/v1alpha1", "kind": "ClusterSPIFFEID",
+            "metadata": {"name": f"{namespace}-usual"},
+            "spec": {"spiffeIDTemplate": "spiffe://{{ .TrustDomain }}/ns/{{ .PodMeta.Namespace }}"
+                                         "/sa/{{ .PodSpec.ServiceAccountName }}",
+                     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}}
+
+
 @pytest.fixture
-def borrower(mesh_shop):
+def borrower(mesh_shop, cluster):
     """The shop; its pod `checkout` has an istio-proxy and no sidecar."""
-    mesh_shop.apply(BY_ISTIO_PROXY)
-    mesh_shop.start_pod("idle", mesh=True, labelled=False)
-    return mesh_shop
+    registration = usual_identity(mesh_shop.namespace)
+    mesh_shop.apply(BY_ISTIO_PROXY, registration)
+    try:
+        mesh_shop.start_pod("idle", mesh=True, labelled=False)
+        yield mesh_shop
+    finally:
+        cluster.kubectl("delete", "clusterspiffeid", registration["metadata"]["name"])
 
 
 def test_plain_http_of_the_app_is_refused_and_would_pass_if_the_policy_named_the_pods_identity(

@@ -8,6 +8,9 @@ from support.processes import poll_until
 DENIED = {"status": 403, "body": "RBAC: access denied"}
 
 
+# An impostor has the sidecar's label and its container's name; the policy adds no sidecar to a pod with that name in it.
+
+
 @pytest.fixture
 def no_call_reaches_ses(cluster):
     """Of what the test does, once it is asked for."""
@@ -51,7 +54,7 @@ def test_kubectl_exec_into_the_sidecar_sees_the_sidecars_identity(shop):
 
 def test_the_sidecars_name_and_service_account_together_pass_the_gateway(shop, cluster):
     """What the refusals here are compared to: the same call, by the one who may."""
-    shop.start_pod("idle", name="double", labelled=False, container="svidmail", agent=True)
+    shop.start_pod("idle", name="double", container="svidmail", agent=True)
     shop.wait_for_identities("double", "svidmail", shop.pod_id, shop.spiffe_id)
     before = len(cluster.aws.requests_of("ses"))
     said = shop.intrude("double", "svidmail", "call", shop.spiffe_id)
@@ -63,7 +66,7 @@ def test_the_sidecars_name_and_service_account_together_pass_the_gateway(shop, c
 
 def test_the_sidecars_name_under_another_service_account_is_refused(shop, no_call_reaches_ses):
     shop.add_service_account("other")
-    shop.start_pod("idle", name="other", labelled=False, container="svidmail", agent=True, serviceAccountName="other")
+    shop.start_pod("idle", name="other", container="svidmail", agent=True, serviceAccountName="other")
     identity = shop.spiffe_id.replace("/sa/checkout/", "/sa/other/")
     shop.wait_for_identities("other", "svidmail", identity.removesuffix("/svidmail"), identity)
     assert shop.intrude("other", "svidmail", "call", identity) == DENIED
@@ -72,9 +75,9 @@ def test_the_sidecars_name_under_another_service_account_is_refused(shop, no_cal
 def test_the_sidecars_name_in_a_namespace_that_is_no_client_has_no_identity(shop, cluster, platform):
     stranger = Shop(cluster, "no-client", platform)
     try:
-        stranger.start_pod("idle", labelled=False, container="svidmail", agent=True)
+        stranger.start_pod("idle", container="svidmail", agent=True)
         # A client's pod that was made later has got its own: it is not that nobody has looked yet.
-        shop.start_pod("idle", name="later", labelled=False, container="svidmail", agent=True)
+        shop.start_pod("idle", name="later", container="svidmail", agent=True)
         shop.wait_for_identities("later", "svidmail", shop.pod_id, shop.spiffe_id)
         assert "PermissionDenied desc = no identity issued" in stranger.intrude(
             "checkout", "svidmail", "identities")["error"]

@@ -233,6 +233,19 @@ def test_what_spire_is_told_to_issue_is_what_the_policy_names(chart):
     assert issued("mail-egress-gateway", "mail-egress", "mail-egress") == "example.org/ns/mail-egress/sa/mail-egress"
 
 
+def test_only_pods_that_carry_a_sidecar_are_given_identities(ci):
+    """A pod of theirs that has a ClusterSPIFFEID of its own would hold a second SVID, and might show that one."""
+    for entry in ci.of("ClusterSPIFFEID"):
+        if not entry["metadata"]["name"].endswith("-gateway"):
+            assert entry["spec"]["podSelector"]["matchLabels"]["svidmail.io/inject"] == "true"
+
+
+def test_a_wider_choice_of_pods_can_be_made(chart):
+    """By null: an empty mapping would leave the default as it is."""
+    rendered = chart.render(chart.ci["default"], {"spire": {"clusterSPIFFEIDs": {"podSelector": None}}})
+    assert "podSelector" not in rendered.one("ClusterSPIFFEID", "mail-egress-sidecar")["spec"]
+
+
 def test_strangers_fail_the_handshake_where_the_server_would_speak_first(ci):
     """The policy acts at a client's first byte; SES's SMTP greeting would come before."""
     [principals] = {tuple(rule["from"][0]["source"]["principals"])

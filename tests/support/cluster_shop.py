@@ -103,14 +103,17 @@ class Shop:
         return name
 
     def start_captured_pod(self, *command: str, like: str, name: str, **template: Any) -> str:
-        """A pod with an istio-proxy whose owner has copied the sidecar of the pod `like`, and not its annotations."""
+        """A pod with an istio-proxy whose owner has copied the sidecar of the pod `like`, and not its annotations.
+
+        The policy adds none of these to a pod that has its sidecar.
+        """
         injected = self.cluster.get("pod", like, self.namespace)["spec"]
         [sidecar] = [each for each in injected["initContainers"] if each["name"] == "svidmail"]
         # The apiserver adds its token to each pod itself.
         sidecar["volumeMounts"] = [
             each for each in sidecar["volumeMounts"] if not each["name"].startswith("kube-api-access-")]
         mounted = {each["name"] for each in sidecar["volumeMounts"]}
-        pod = self.pod_template(*command, mesh=True, labelled=False, initContainers=[sidecar], **template)
+        pod = self.pod_template(*command, mesh=True, initContainers=[sidecar], **template)
         pod["metadata"]["name"] = name
         pod["spec"]["volumes"] += [each for each in injected["volumes"] if each["name"] in mounted]
         self.apply({"apiVersion": "v1", "kind": "Pod", **pod})

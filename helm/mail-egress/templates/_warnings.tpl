@@ -27,6 +27,15 @@
 {{- if not (contains "spire" .Values.gateway.templates) }}
   {{- $found = append $found (printf "gateway.templates %s names no template for SPIRE: with an identity from istiod's own CA no sidecar will trust the gateway." .Values.gateway.templates) }}
 {{- end }}
+{{- with .Values.spire.clusterSPIFFEIDs }}
+  {{- if and .enabled (ne (dig "matchLabels" "svidmail.io/inject" "" (.podSelector | default dict)) "true") }}
+    {{- $then := "lose the identity that SPIRE's charts give them as a fallback" }}
+    {{- if .keepPodIdentity }}
+      {{- $then = "get the usual identity as well, and one that has a ClusterSPIFFEID of its own may show the wrong one" }}
+    {{- end }}
+    {{- $found = append $found (printf "spire.clusterSPIFFEIDs.podSelector does not ask for the label svidmail.io/inject: \"true\": pods without a sidecar %s." $then) }}
+  {{- end }}
+{{- end }}
 {{- if ne (printf "%d %d %d" (int $ports.api) (int $ports.end_to_end) (int $ports.smtp)) "9443 9444 9465" }}
   {{- $found = append $found (printf "gateway.ports are not the usual ones: pods that hand these on to istio-proxy need the annotation traffic.sidecar.istio.io/excludeOutboundPorts \"%d,%d,%d\"." (int $ports.api) (int $ports.end_to_end) (int $ports.smtp)) }}
 {{- end }}
