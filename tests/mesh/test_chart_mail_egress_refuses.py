@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the platform chart refuses: by its schema, with key and cure, and for what the cluster lacks."""
+"""What the platform chart refuses: by its schema, with key and cure, and for what the cluster lacks; what it takes over."""
 
 import json
 
@@ -225,3 +225,17 @@ def test_a_mesh_that_is_set_up_for_it_is_taken(cluster, chart):
     templates = {"templates": {"gateway": "spec: {}", "spire-gateway": "spec: {}"}}
     chart.try_on(cluster(config_map("istio", mesh={"trustDomain": "example.org"}),
                          config_map("istio-sidecar-injector", config=templates)), chart.ci["default"])
+
+
+@pytest.mark.parametrize("version", HELM_VERSIONS)
+def test_ports_that_the_mesh_excludes_are_taken_over(cluster, version):
+    """To Istio the annotation that our policy writes stands instead of the mesh's list."""
+    chart = Chart("mail-egress", helm_path(version))
+    proxy = {"excludeOutboundPorts": "3306, 6379", "excludeInboundPorts": 8081}
+    mesh = cluster(config_map("istio-sidecar-injector", values={"global": {"proxy": proxy}}))
+    said = chart.try_on(mesh, chart.ci["injection"])
+    assert 'orValue("3306,6379")' in said and 'orValue("8081")' in said
+    assert yaml.safe_load("svidmail:" + said.split("\nsvidmail:")[1].split("\n\n")[0]) == {
+        "svidmail": {"istio": {"excludeOutboundPorts": [3306, 6379], "excludeInboundPorts": [8081]}}}
+    unasked = chart.try_on(mesh, chart.ci["injection"], {"istio": {"lookUp": False}})
+    assert "3306" not in unasked and "\nsvidmail:" not in unasked

@@ -159,6 +159,18 @@ def test_excluded_ports_are_merged(app, theirs, merged_ports):
     assert (made[OUTBOUND], made[INBOUND], made["a"]) == (merged_ports, "9925", "b")
 
 
+@pytest.mark.parametrize(("theirs", "outbound"), [
+    (None, "3306,9444,9443,9465"), ("5432", "5432,9443,9444,9465"), ("", "9443,9444,9465"),
+])
+def test_ports_that_the_mesh_excludes_are_kept(app, theirs, outbound):
+    """To Istio a pod's annotation stands instead of the mesh's list; so a pod's own one does here."""
+    annotations = {} if theirs is None else {OUTBOUND: theirs}
+    workload = merged(DEPLOYMENT, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
+    mesh = {"svidmail": {"istio": {"excludeOutboundPorts": [3306, 9444], "excludeInboundPorts": [8081]}}}
+    made = pod_of(app(workload).workload(SIDECAR_VALUES, mesh))["metadata"]["annotations"]
+    assert (made[OUTBOUND], made[INBOUND]) == (outbound, "8081,9925")
+
+
 def test_excluded_ports_are_those_of_the_configuration(app):
     ports = {"api": 19443, "end_to_end": 19444, "smtp": 19465}
     config = {"gateway": {"ports": ports}, "admin": {"metrics_listen": ":19925"}}

@@ -28,16 +28,20 @@ EXTRAS = {
     "extraVolumeMounts": [{"name": "roots", "mountPath": "/etc/roots", "readOnly": True}],
     "resources": {"requests": {"cpu": "10m", "memory": "20Mi"}, "limits": {"memory": "128Mi"}},
 }
+# What Istio's global.proxy excludes in every pod.
+MESH = {"istio": {"excludeOutboundPorts": [3306, 9444], "excludeInboundPorts": [8081]}}
 
 
 @pytest.fixture(scope="module")
 def install(kube_api):
-    """install(VALUES): the chart's policies with these values of `injection`, in force when it returns."""
+    """install(VALUES): the chart's policies with these values of `injection` and `istio`, in force when it returns."""
     chart = Chart("mail-egress", helm_path("4"))
     installed = []
 
     def apply(values: dict) -> None:
-        rendered = chart.render(chart.ci["injection"], {"injection": {"image": IMAGE} | values})
+        injection = {key: value for key, value in values.items() if key != "istio"}
+        rendered = chart.render(chart.ci["injection"], {"injection": {"image": IMAGE} | injection,
+                                                        "istio": values.get("istio", {})})
         kube_api.apply([entry for entry in rendered.objects if "AdmissionPolicy" in entry["kind"]])
 
     def wait(what: str, is_so) -> None:
@@ -133,9 +137,9 @@ PODS = {
 }
 
 
-@pytest.mark.parametrize("policies", [{}, EXTRAS], indirect=True, ids=["usual", "extras"])
-def test_injected_pod_equals_the_library_charts(kube_api, policies, namespace, tmp_path, request):
-    values = EXTRAS if "extras" in request.node.name else {}
+@pytest.mark.parametrize(("policies", "values"), [({}, {}), (EXTRAS, EXTRAS), (MESH, MESH)], indirect=["policies"],
+                         ids=["usual", "extras", "ports of the mesh"])
+def test_injected_pod_equals_the_library_charts(kube_api, policies, namespace, tmp_path, values):
     for name, pod in PODS.items():
         config_map = pod["metadata"].get("annotations", {}).get("svidmail.io/config", "")
         chart = AppChart(helm_path("4"), tmp_path / name.replace(" ", "-"), pod, dependency="svidmail-lib")
@@ -394,6 +398,13 @@ def test_ports_of_the_gateway_are_those_the_pods_exclude():
     rendered = chart.render(chart.ci["injection"], {"gateway": {"ports": {"api": 19443}}})
     policy = json.dumps(rendered.one("MutatingAdmissionPolicy"))
     assert '[\\"19443\\",\\"9444\\",\\"9465\\"]' in policy
+
+
+def test_ports_that_the_mesh_excludes_stand_for_a_pod_that_names_none():
+    chart = Chart("mail-egress", helm_path("4"))
+    policy = json.dumps(chart.render(chart.ci["injection"], MESH).one("MutatingAdmissionPolicy"))
+    for ports in ("3306,9444", "8081"):
+        assert f'orValue(\\"{ports}\\")' in policy
 
 
 def test_notes_say_where_a_labelled_pods_configuration_comes_from():

@@ -58,6 +58,29 @@ be known.
 {{- $found | toJson }}
 {{- end }}
 
+{{/* Ports that the mesh lets past istio-proxy in every pod, as the values say, else as istiod does: {excludeOutboundPorts:
+     [PORT…], excludeInboundPorts: …}. */}}
+{{- define "mail-egress.meshPorts" -}}
+{{- $asked := dict }}
+{{- if .Values.istio.lookUp }}
+  {{- $suffix := empty .Values.gateway.revision | ternary "" (printf "-%s" .Values.gateway.revision) }}
+  {{- with lookup "v1" "ConfigMap" .Values.networkPolicy.istiod.namespace (printf "istio-sidecar-injector%s" $suffix) }}
+    {{- $asked = dig "global" "proxy" dict (dig "data" "values" "" . | fromYaml) }}
+  {{- end }}
+{{- end }}
+{{- $found := dict }}
+{{- range $key := list "excludeOutboundPorts" "excludeInboundPorts" }}
+  {{- $ports := index $.Values.istio $key }}
+  {{- if not $ports }}
+    {{- range get $asked $key | toString | splitList "," }}
+      {{- with regexFind "[0-9]+" . }}{{ $ports = append $ports (int .) }}{{ end }}
+    {{- end }}
+  {{- end }}
+  {{- $_ := set $found $key $ports }}
+{{- end }}
+{{- $found | toJson }}
+{{- end }}
+
 {{/* Settings of istiod that the gateway stands on: one trust domain for the mesh and SPIRE, and the pod's templates. */}}
 {{- define "mail-egress.check.mesh" -}}
 {{- $found := list }}

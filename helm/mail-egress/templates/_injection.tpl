@@ -11,6 +11,7 @@
 {{- end -}}
 {{- $values := include "svidmail.overlay" $given | fromYaml -}}
 {{- $_ := set $values "config" (dict "gateway" (dict "ports" .Values.gateway.ports)) -}}
+{{- $_ := set $values "istio" (include "mail-egress.meshPorts" . | fromJson) -}}
 {{- toYaml $values -}}
 {{- end -}}
 

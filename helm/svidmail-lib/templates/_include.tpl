@@ -57,9 +57,10 @@ WARNING: {{ . }}
 {{- define "svidmail.mergedAnnotations" -}}
 {{- $values := index . 0 -}}
 {{- $annotations := deepCopy (index . 1) -}}
+{{- $mesh := include "svidmail.sidecar.meshPorts" $values | fromYaml -}}
 {{- range $key, $ports := include "svidmail.sidecar.excludedPorts" $values | fromYaml -}}
   {{- $theirs := list -}}
-  {{- range $port := get $annotations $key | toString | splitList "," -}}
+  {{- range $port := hasKey $annotations $key | ternary (get $annotations $key | toString) (get $mesh $key) | splitList "," -}}
     {{- $theirs = append $theirs (trim $port) -}}
   {{- end -}}
   {{- $theirs = without $theirs "" -}}

@@ -1,6 +1,6 @@
 {{/* SPDX-License-Identifier: Apache-2.0 */}}
 
-{{/* The canonical sidecar.  Everything that puts svidmail into a pod takes it from the five templates below, with the
+{{/* The canonical sidecar.  Everything that puts svidmail into a pod takes it from the templates below, with the
      values of "svidmail.defaults" as their argument: this library, and the injection policy of helm/mail-egress. */}}
 
 {{- define "svidmail.sidecar.container" -}}
@@ -124,6 +124,13 @@ traffic.sidecar.istio.io/excludeOutboundPorts:
 {{- with include "svidmail.sidecar.metricsPort" . }}
 traffic.sidecar.istio.io/excludeInboundPorts:
   - {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* What Istio's global.proxy excludes in the pods without an annotation of their own: to it, ours would stand instead. */}}
+{{- define "svidmail.sidecar.meshPorts" -}}
+{{- range $key, $ports := .istio }}
+{{ printf "traffic.sidecar.istio.io/%s" $key }}: {{ join "," $ports | quote }}
 {{- end }}
 {{- end -}}
 

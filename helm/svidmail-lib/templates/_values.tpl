@@ -21,6 +21,9 @@ spiffe:
   socket: spire-agent.sock
 spool:
   sizeLimit: 1200Mi
+istio:
+  excludeOutboundPorts: []
+  excludeInboundPorts: []
 resources:
   requests:
     cpu: 5m
