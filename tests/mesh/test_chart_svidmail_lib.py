@@ -202,6 +202,14 @@ def test_a_change_of_configuration_rolls_the_pods(app):
     assert checksums({"svidmail": {"podMonitor": {"interval": "10s"}}}) == before
 
 
+def test_a_change_of_configuration_changes_no_job(app):
+    """Its pod template cannot be changed: helm upgrade would fail.  A CronJob's next Job takes the change."""
+    other = {"svidmail": {"config": {"ses": {"configuration_set": "x"}}}}
+    job = app(WORKLOADS["Job"])
+    assert job.workload(SIDECAR_VALUES, other) == job.workload(SIDECAR_VALUES)
+    assert CHECKSUM in pod_of(app(WORKLOADS["CronJob"]).workload(SIDECAR_VALUES))["metadata"]["annotations"]
+
+
 def test_each_release_has_a_configuration_of_its_own(helm, tmp_path):
     names = set()
     for release in ("checkout", "billing"):

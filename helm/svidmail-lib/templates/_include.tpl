@@ -152,7 +152,12 @@ WARNING: {{ . }}
     {{- end -}}
   {{- end -}}
   {{- $metadata := $pod.metadata | default dict -}}
-  {{- $_ := set $metadata "annotations" (include "svidmail.mergedAnnotations" (list $values ($metadata.annotations | default dict)) | fromYaml) -}}
+  {{- $annotations := include "svidmail.mergedAnnotations" (list $values ($metadata.annotations | default dict)) | fromYaml -}}
+  {{- /* A Job's pod template cannot be changed: helm upgrade would fail. */ -}}
+  {{- if eq ((index . 2).kind | default "") "Job" -}}
+    {{- $_ := unset $annotations "checksum/svidmail-config" -}}
+  {{- end -}}
+  {{- $_ := set $metadata "annotations" $annotations -}}
   {{- $_ := set $metadata "labels" (set ($metadata.labels | default dict) "svidmail.io/inject" "true") -}}
   {{- $_ := set $pod "metadata" $metadata -}}
 {{- end -}}
