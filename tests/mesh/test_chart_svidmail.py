@@ -249,7 +249,18 @@ def test_spool_of_the_smallest_size_is_taken(chart):
      "whoever reaches one of 0.0.0.0:2525"),
     (with_config("smtp", "allow_host_network", value=True), "every process of the node"),
     (with_config("smtp", "listen", value=["127.0.0.1:25"]), "net.ipv4.ip_unprivileged_port_start=0"),
-    (with_config("aws", "ca_file", value="/etc/roots/ca.pem"), "no extraVolumeMounts brings it"),
+    (with_config("aws", "ca_file", value="/etc/roots/ca.pem"), "mail-egress's injection.extraVolumeMounts"),
+    (with_config("gateway", "ports", value={"api": 19443}), "gateway.ports of mail-egress"),
+    (with_config("admin", "metrics_listen", value=":19925"), "the port 9925 alone"),
+    (with_config("admin", "metrics_listen", value=""), "the port 9925 alone"),
+    ({"image": {"registry": "registry.example"}}, "WARNING: image: of no effect here"),
+    ({"resources": {"limits": {"memory": "128Mi"}}}, "resources: of no effect here"),
+    ({"spool": {"sizeLimit": "2Gi"}}, "spool: of no effect here"),
+    ({"spiffe": {"socket": "other.sock"}}, "mail-egress's injection.spiffe"),
+    ({"extraEnv": [{"name": "TZ", "value": "UTC"}]}, "extraEnv: of no effect here"),
+    ({"extraVolumes": [{"name": "roots", "emptyDir": {}}]}, "extraVolumes: of no effect here"),
+    ({"extraVolumeMounts": [{"name": "roots", "mountPath": "/etc/roots"}]}, "extraVolumeMounts: of no effect here"),
+    ({"istio": {"excludeOutboundPorts": [3306]}}, "istio: of no effect here"),
 ])
 def test_what_works_and_should_be_known_is_a_warning(any_chart, values, words):
     [warning] = [line for line in any_chart.notes(MINIMAL, values).splitlines() if line.startswith("WARNING: ")]
@@ -260,11 +271,16 @@ def test_what_works_and_should_be_known_is_a_warning(any_chart, values, words):
     {},
     with_config("aws", "sts_region", value="eu-central-1"),
     with_config("aws", "ca_file", value="/etc/ssl/certs/ca-certificates.crt"),
-    merged(with_config("aws", "ca_file", value="/etc/roots/ca.pem"),
-           {"extraVolumeMounts": [{"name": "roots", "mountPath": "/etc/roots"}]}),
+    with_config("admin", "metrics_listen", value="0.0.0.0:9925"),
 ])
 def test_what_is_in_order_is_no_warning(any_chart, values):
     assert "WARNING" not in any_chart.notes(MINIMAL, values)
+
+
+def test_a_mount_that_labelled_pods_have_not_excuses_no_ca_file(any_chart):
+    values = merged(with_config("aws", "ca_file", value="/etc/roots/ca.pem"),
+                    {"extraVolumeMounts": [{"name": "roots", "mountPath": "/etc/roots"}]})
+    assert "WARNING: config.aws.ca_file is /etc/roots/ca.pem" in any_chart.notes(MINIMAL, values)
 
 
 def test_notes_hold_the_next_three_commands(any_chart):

@@ -315,6 +315,10 @@ def test_the_apps_notes_can_tell_what_should_be_known(tmp_path):
     assert app.notes(SIDECAR_VALUES).strip() == "Shop."
     regions = {"svidmail": with_config("aws", "sts_region", value="us-east-1")}
     assert "\nWARNING: svidmail.config.aws.sts_region is us-east-1" in app.notes(SIDECAR_VALUES, regions)
+    roots = {"svidmail": with_config("aws", "ca_file", value="/etc/roots/ca.pem")}
+    assert "WARNING: svidmail.config.aws.ca_file is /etc/roots/ca.pem" in app.notes(SIDECAR_VALUES, roots)
+    mount = {"svidmail": {"extraVolumeMounts": [{"name": "roots", "mountPath": "/etc/roots"}]}}
+    assert "WARNING" not in app.notes(SIDECAR_VALUES, roots, mount)
 
 
 # --- refused

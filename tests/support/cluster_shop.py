@@ -58,7 +58,7 @@ class Shop:
     def configure(self, **changes: Any) -> None:
         """Installs, or changes, the chart svidmail: the ConfigMap that pods with the label are mounted."""
         values = pathlib.Path(self.cluster.directory, f"{self.namespace}.yaml")
-        values.write_text(yaml.safe_dump({"config": self.config(**changes), "image": IMAGE, **CA_VOLUMES}))
+        values.write_text(yaml.safe_dump({"config": self.config(**changes)}))
         self.cluster.helm4("upgrade", "--install", "svidmail", str(ROOT / "helm" / "svidmail"), "--namespace",
                            self.namespace, "--values", str(values))
 

@@ -212,7 +212,8 @@ yes
 {{- end -}}
 {{- end -}}
 
-{{/* Lines about what works and should be known.  Argument: list PREFIX VALUES. */}}
+{{/* Lines about what works and should be known.  Argument: list PREFIX VALUES.  Without a PREFIX the chart svidmail stands
+     by itself, and only the injection policy's mounts count. */}}
 {{- define "svidmail.warnings" -}}
 {{- $at := index . 0 -}}
 {{- $values := index . 1 -}}
@@ -240,7 +241,9 @@ yes
       {{- $mounted = true }}
     {{- end }}
   {{- end }}
-  {{- if not $mounted }}
+  {{- if not $at }}
+{{ printf "config.aws.ca_file is %s: labelled pods have it only if mail-egress's injection.extraVolumeMounts bring it" $aws.ca_file }}
+  {{- else if not $mounted }}
 {{ printf "%sconfig.aws.ca_file is %s, and no extraVolumeMounts brings it" $at $aws.ca_file }}
   {{- end }}
 {{- end }}
