@@ -112,8 +112,12 @@ REFUSED = [
     ({"networkPolicy": {"extraEgress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]}},
      "networkPolicy.extraEgress[0].to[0].ipBlock.cidr", "name the blocks"),
     ({"networkPolicy": {"extraEgress": [{"ports": [{"port": 80}]}]}}, "networkPolicy.extraEgress[0]", "say where to"),
-    ({"clients": [], "extraPrincipals": ["example.org/ns/ops/sa/a/svidmail"]}, "networkPolicy.clientNamespaces",
-     "name the namespaces"),
+    ({"clients": [], "extraPrincipals": ["other.org/a/b"], "federatedTrustDomains": ["other.org"]},
+     "networkPolicy.clientNamespaces", "name the namespaces"),
+    ({"extraPrincipals": ["example.org/ns/ops/sa/a/svidmail"]}, "extraPrincipals[0]",
+     "add ops to networkPolicy.clientNamespaces"),
+    ({"clients": [], "extraPrincipals": ["example.org/ns/ops/sa/a"]}, "extraPrincipals[0]",
+     "add ops to networkPolicy.clientNamespaces"),
     ({"istio": {"version": "latest"}}, 'istio.version "latest"', "like 1.31.0"),
     ({"istio": {"version": "1.26.8"}}, "Istio 1.26.8 is too old", "upgrade Istio"),
     ({"istio": {"version": "1.28.3"}, "telemetry": {"disableContextPropagation": False}},
@@ -127,6 +131,17 @@ def test_a_value_that_cannot_work_is_named_with_its_cure(chart, values, fault, c
     text = chart.refusal(chart.ci["default"], values)
     [line] = [line for line in text.splitlines() if line.startswith("- ")]
     assert fault in line and cure in line, text
+
+
+@pytest.mark.parametrize("values", [
+    {"extraPrincipals": ["example.org/ns/shop/sa/other/svidmail"]},
+    {"extraPrincipals": ["example.org/ns/ops/sa/a/svidmail"], "networkPolicy": {"clientNamespaces": ["ops"]}},
+    {"extraPrincipals": ["example.org/ns/ops/sa/a/svidmail"], "networkPolicy": {"enabled": False}},
+    {"extraPrincipals": ["example.org/batch/mailer"]},
+    {"extraPrincipals": ["other.org/ns/ops/sa/a/svidmail"], "federatedTrustDomains": ["other.org"]},
+], ids=["of a client's", "named", "no policy", "of no namespace", "of elsewhere"])
+def test_a_principal_that_the_network_lets_through_is_taken(chart, values):
+    chart.render(chart.ci["default"], values)
 
 
 def test_all_faults_are_told_at_once(chart):

@@ -190,7 +190,16 @@ values.schema.json's; here is what a schema says badly or cannot know.
   {{- if not (or .aws.internet .aws.cidrs) }}
     {{- $found = append $found "networkPolicy.aws.internet is false and networkPolicy.aws.cidrs is empty: the gateway could reach nothing; name the blocks of the VPC's interface endpoints" }}
   {{- end }}
-  {{- if and $.Values.extraPrincipals (not (or $.Values.clients .clientNamespaces)) }}
+  {{- $open := concat (include "mail-egress.clientNamespaces" $ | fromJsonArray) .clientNamespaces }}
+  {{- $closed := list }}
+  {{- range $i, $principal := $.Values.extraPrincipals }}
+    {{- $parts := splitList "/" $principal }}
+    {{- if and (gt (len $parts) 2) (eq (index $parts 0) $.Values.trustDomain) (eq (index $parts 1) "ns") (not (has (index $parts 2) $open)) }}
+      {{- $closed = append $closed (printf "extraPrincipals[%d] %q lives in a namespace that the gateway's NetworkPolicy does not let in: add %s to networkPolicy.clientNamespaces" $i $principal (index $parts 2)) }}
+    {{- end }}
+  {{- end }}
+  {{- $found = concat $found $closed }}
+  {{- if and $.Values.extraPrincipals (not $open) (not $closed) }}
     {{- $found = append $found "networkPolicy.clientNamespaces is empty, and there are no clients: nobody could dial the gateway; name the namespaces of extraPrincipals" }}
   {{- end }}
   {{- with .dns.nodeCache }}
