@@ -191,10 +191,11 @@ def cluster(kube_api, istiod):
         kube_api.delete(entry["kind"], entry["metadata"]["name"], "istio-system")
 
 
-def pilot(*images: str) -> list[dict]:
-    """Deployments of these images, which nobody runs."""
+def pilot(*images: str, revisions: tuple[str, ...] = ()) -> list[dict]:
+    """Deployments of these images, which nobody runs; `revisions` are theirs."""
     return [{"apiVersion": "apps/v1", "kind": "Deployment",
-             "metadata": {"name": f"istiod-{number}", "labels": {"app": "istiod"}},
+             "metadata": {"name": f"istiod-{number}", "labels": {
+                 "app": "istiod", "istio.io/rev": revisions[number] if revisions else "default"}},
              "spec": {"selector": {"matchLabels": {"app": "istiod"}}, "template": {
                  "metadata": {"labels": {"app": "istiod"}},
                  "spec": {"containers": [{"name": "discovery", "image": image}]}}}}
@@ -215,9 +216,19 @@ def test_an_old_istio_in_the_cluster_is_named(cluster, version):
     chart.try_on(old, chart.ci["default"], {"istio": {"lookUp": False}})
 
 
-@pytest.mark.parametrize("images", [["docker.io/istio/pilot:1.31.0"], ["pilot:1.28.3", "pilot:1.31.0"],
+def test_of_two_istios_the_one_of_the_gateways_revision_counts(cluster, chart):
+    """During an upgrade by revisions both are there.  Which one injects an unnamed revision is not known: the older one
+    may, and would refuse what the newer one takes."""
+    both = cluster(*pilot("pilot:1.31.0", "pilot:1.28.3", revisions=("new", "old")))
+    chart.try_on(both, chart.ci["default"], {"gateway": {"revision": "new"}})
+    for revision in ("old", "", "a-tag"):
+        with pytest.raises(Refused, match=r"Istio 1\.28\.3 has no late connect"):
+            chart.try_on(both, chart.ci["default"], {"gateway": {"revision": revision}})
+
+
+@pytest.mark.parametrize("images", [["docker.io/istio/pilot:1.31.0"], ["pilot:1.31.0", "pilot:1.31.2"],
                                     ["pilot:latest"], ["pilot@sha256:" + "0" * 64]],
-                         ids=["new", "old and new", "no version", "digest"])
+                         ids=["new", "two", "no version", "digest"])
 def test_an_istio_that_is_new_or_unknown_is_taken(cluster, chart, images):
     chart.try_on(cluster(*pilot(*images)), chart.ci["default"])
 

@@ -3,24 +3,32 @@
 {{/* What the chart can only know from a cluster: `helm template` has none, and then nothing here is found. */}}
 
 {{/*
-Istio's version: as the values say, else as the tag of istiod's image says, of several the newest; "" where neither can
-be known.
+Istio's version: as the values say, else as the tag of istiod's image says; "" where neither can be known.  Of several
+istiods those of gateway.revision count, and all where it is empty or a tag; of these the oldest, which may be the one that
+makes the gateway.
 */}}
 {{- define "mail-egress.istioVersion" -}}
-{{- $newest := .Values.istio.version }}
-{{- if and .Values.istio.lookUp (not $newest) }}
+{{- $oldest := .Values.istio.version }}
+{{- if and .Values.istio.lookUp (not $oldest) }}
+  {{- $all := list }}
+  {{- $chosen := list }}
   {{- range (lookup "apps/v1" "Deployment" .Values.networkPolicy.istiod.namespace "").items }}
-    {{- if eq (dig "metadata" "labels" "app" "" .) "istiod" }}
-      {{- range .spec.template.spec.containers }}
-        {{- $version := regexFind "[0-9]+[.][0-9]+[.][0-9]+" (.image | splitList ":" | last) }}
-        {{- if and $version (or (not $newest) (semverCompare (printf ">%s" $newest) $version)) }}
-          {{- $newest = $version }}
-        {{- end }}
+    {{- $labels := dig "metadata" "labels" dict . }}
+    {{- if eq (get $labels "app") "istiod" }}
+      {{- $all = append $all . }}
+      {{- if eq (get $labels "istio.io/rev") $.Values.gateway.revision }}{{ $chosen = append $chosen . }}{{ end }}
+    {{- end }}
+  {{- end }}
+  {{- range $chosen | default $all }}
+    {{- range .spec.template.spec.containers }}
+      {{- $version := regexFind "[0-9]+[.][0-9]+[.][0-9]+" (.image | splitList ":" | last) }}
+      {{- if and $version (or (not $oldest) (semverCompare (printf "<%s" $oldest) $version)) }}
+        {{- $oldest = $version }}
       {{- end }}
     {{- end }}
   {{- end }}
 {{- end }}
-{{- $newest -}}
+{{- $oldest -}}
 {{- end }}
 
 {{/* What the cluster offers.  Rendered without one, nothing is known of it, and nothing refused. */}}
