@@ -33,7 +33,8 @@ def test_notes_give_what_the_apps_chart_takes(chart, name):
     assert {one["port"] for one in rendered.one("Service")["spec"]["ports"]} <= set(
         config["config"]["gateway"]["ports"].values())
     app = Chart("svidmail", helm_path("4"), namespace="shop")
-    pasted = app.render(config, {"config": {"aws": {"role_arn": "arn:aws:iam::123456789012:role/shop-mail"}}})
+    partition = "aws-us-gov" if config["config"]["ses"]["region"].startswith("us-gov-") else "aws"
+    pasted = app.render(config, {"config": {"aws": {"role_arn": f"arn:{partition}:iam::123456789012:role/shop-mail"}}})
     svidmail_yaml = yaml.safe_load(pasted.one("ConfigMap")["data"]["svidmail.yaml"])
     for section in ("gateway", "identity", "ses"):
         for key, value in config["config"][section].items():

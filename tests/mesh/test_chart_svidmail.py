@@ -152,10 +152,23 @@ def test_every_key_is_judged(keys):
     assert set(JUDGED) | STRICTER == set(keys)
 
 
+def of_one_partition(config: dict, path: str, value) -> dict:
+    """The chart alone looks at what several keys say together: with a region and a role where the value is."""
+    places = {"cn": ("cn-north-1", "aws-cn"), "us-gov": ("us-gov-west-1", "aws-us-gov")}
+    for mark, (region, partition) in places.items():
+        if path == "ses.region" and str(value).startswith(mark):
+            return merged(config, {"aws": {"role_arn": f"arn:{partition}:iam::123456789012:role/a"}})
+        if str(value).startswith(f"arn:{partition}:"):
+            arn = config["aws"]["role_arn"].replace("arn:aws:", f"arn:{partition}:")
+            return merged(config, {"ses": {"region": region}, "aws": {"role_arn": arn}})
+    return config
+
+
 @pytest.mark.parametrize("path", JUDGED)
 def test_chart_and_svidmail_judge_alike(any_chart, check_config, path):
     for value in JUDGED[path]:
         config = merged(CONFIG, with_config(*path.split("."), value=value)["config"])
+        config = of_one_partition(config, path, value)
         by_program = check_config(yaml.safe_dump(config))
         try:
             text = config_text(any_chart, {"config": config})
@@ -210,6 +223,13 @@ def test_no_configuration_at_all_is_refused(chart):
      ["config.smtp.listen", "no password", "smtp.allow_any_address: true"]),
     (with_config("smtp", "listen", value=["[::]:2525"]), ["config.smtp.listen", "no password"]),
     (with_config("aws", "duration", value="5m"), ["config.aws.duration", "from 15m to 12h"]),
+    (with_config("aws", "role_arn", value="arn:aws-cn:iam::123456789012:role/a"),
+     ["config.aws.role_arn", "partition aws-cn", "ses.region eu-central-1 is in aws:", "correct"]),
+    (with_config("ses", "region", value="us-gov-west-1"), ["config.aws.role_arn", "partition aws,", "aws-us-gov"]),
+    (with_config("ses", "region", value="eusc-de-east-1"), ["config.aws.role_arn", "aws-eusc"]),
+    (with_config("ses", "from_identity_arn", value="arn:aws-cn:ses:cn-north-1:123456789012:identity/a.example"),
+     ["config.ses.from_identity_arn", "partition aws-cn"]),
+    (with_config("aws", "sts_region", value="cn-north-1"), ["config.aws.sts_region", "partition aws-cn"]),
     (with_config("delivery", "reply", value="queued"), ["config.delivery.reply", "not in this version",
      "leave it out"]),
     ({"spool": {"sizeLimit": "500Mi"}}, ["spool.sizeLimit: 500Mi", "delivery.spool.max_bytes (1GiB)", "evicts",
@@ -245,6 +265,12 @@ def test_spool_of_the_smallest_size_is_taken(chart):
 @pytest.mark.parametrize(("values", "words"), [
     (with_config("aws", "sts_region", value="us-east-1"),
      "config.aws.sts_region is us-east-1 and ses.region is eu-central-1"),
+    (with_config("ses", "endpoint", value="email.us-east-1.amazonaws.com"),
+     "config.ses.endpoint is of us-east-1 and ses.region is eu-central-1"),
+    (with_config("aws", "sts_endpoint", value="sts.us-east-1.amazonaws.com"),
+     "config.aws.sts_endpoint is of us-east-1 and ses.region is eu-central-1"),
+    (with_config("ses", "from_identity_arn", value="arn:aws:ses:us-east-1:123456789012:identity/a.example"),
+     "config.ses.from_identity_arn is of us-east-1 and ses.region is eu-central-1"),
     (with_config("smtp", value={"listen": ["0.0.0.0:2525"], "allow_any_address": True}),
      "whoever reaches one of 0.0.0.0:2525"),
     (with_config("smtp", "allow_host_network", value=True), "every process of the node"),
@@ -270,6 +296,9 @@ def test_what_works_and_should_be_known_is_a_warning(any_chart, values, words):
 @pytest.mark.parametrize("values", [
     {},
     with_config("aws", "sts_region", value="eu-central-1"),
+    with_config("aws", "sts_endpoint", value="vpce-0a1b2c3d4e5f60718-abcdefgh.sts.eu-central-1.vpce.amazonaws.com"),
+    with_config("ses", "endpoint", value="email-fips.eu-central-1.api.aws"),
+    with_config("ses", "endpoint", value="ses.rig.example"),
     with_config("aws", "ca_file", value="/etc/ssl/certs/ca-certificates.crt"),
     with_config("admin", "metrics_listen", value="0.0.0.0:9925"),
 ])

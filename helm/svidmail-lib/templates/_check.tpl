@@ -14,6 +14,7 @@
   {{- include "svidmail.checkRequired" (list $at $values.config) -}}
   {{- include "svidmail.checkListeners" (list $at $values.config) -}}
   {{- include "svidmail.checkPaths" (list $at $values.config) -}}
+  {{- include "svidmail.checkPartitions" (list $at $values.config) -}}
 {{- end -}}
 {{- include "svidmail.checkSpool" . -}}
 {{- end -}}
@@ -168,6 +169,52 @@ yes
 {{- end -}}
 {{- end -}}
 
+{{/* AWS's partitions know nothing of each other: no role, token or identity of one counts in another.
+     Argument: list PREFIX CONFIG. */}}
+{{- define "svidmail.checkPartitions" -}}
+{{- $at := index . 0 -}}
+{{- $ses := (index . 1).ses -}}
+{{- $aws := (index . 1).aws -}}
+{{- $home := include "svidmail.partition" $ses.region -}}
+{{- $others := dict "ses.from_identity_arn" $ses.from_identity_arn "aws.role_arn" $aws.role_arn -}}
+{{- range $key, $arn := $others -}}
+  {{- if $arn -}}
+    {{- $_ := set $others $key (splitList ":" $arn | rest | first) -}}
+  {{- end -}}
+{{- end -}}
+{{- if $aws.sts_region -}}
+  {{- $_ := set $others "aws.sts_region" (include "svidmail.partition" $aws.sts_region) -}}
+{{- end -}}
+{{- range $key, $partition := $others -}}
+  {{- if and $partition (ne $partition $home) (has $partition (list "aws" "aws-cn" "aws-us-gov" "aws-eusc")) -}}
+    {{- fail (printf "%sconfig.%s: of AWS's partition %s, and ses.region %s is in %s: neither knows the other; correct whichever is wrong" $at $key $partition $ses.region $home) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* AWS's partition of a region. */}}
+{{- define "svidmail.partition" -}}
+{{- $begin := splitList "-" . -}}
+{{- if eq (first $begin) "cn" -}}
+aws-cn
+{{- else if eq (first $begin) "eusc" -}}
+aws-eusc
+{{- else if hasPrefix "us-gov-" . -}}
+aws-us-gov
+{{- else if hasPrefix "iso" (index $begin 1) -}}
+{{- index $begin 1 | replace "iso" "aws-iso-" | trimSuffix "-" -}}
+{{- else -}}
+aws
+{{- end -}}
+{{- end -}}
+
+{{/* The region that a host's name or an ARN has in it, or nothing.  Argument: list SEPARATOR TEXT. */}}
+{{- define "svidmail.regionIn" -}}
+{{- range splitList (index . 0) (index . 1) -}}
+  {{- if regexMatch "^[a-z]{2,5}(-[a-z]+)+-[0-9]{1,2}$" . -}}{{ . }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What the probes of the sidecar count on.  Argument: list PREFIX CONFIG. */}}
 {{- define "svidmail.checkPaths" -}}
 {{- $config := index . 1 -}}
@@ -222,6 +269,17 @@ yes
 {{- $region := ($values.config.ses).region -}}
 {{- if and $aws.sts_region (ne $aws.sts_region $region) }}
 {{ printf "%sconfig.aws.sts_region is %s and ses.region is %s: the gateway must let through both (regions of mail-egress)" $at $aws.sts_region $region }}
+{{- end }}
+{{- $ses := $values.config.ses | default dict -}}
+{{- $named := dict -}}
+{{- $_ := set $named "ses.endpoint" (list "ses.region" $region (include "svidmail.regionIn" (list "." ($ses.endpoint | default "")))) -}}
+{{- $_ := set $named "ses.from_identity_arn" (list "ses.region" $region (include "svidmail.regionIn" (list ":" ($ses.from_identity_arn | default "")))) -}}
+{{- $sts := empty $aws.sts_region | ternary "ses.region" "aws.sts_region" -}}
+{{- $_ := set $named "aws.sts_endpoint" (list $sts ($aws.sts_region | default $region) (include "svidmail.regionIn" (list "." ($aws.sts_endpoint | default "")))) -}}
+{{- range $key, $one := $named -}}
+  {{- if and (index $one 2) (ne (index $one 1) (index $one 2)) }}
+{{ printf "%sconfig.%s is of %s and %s is %s: a signature and an identity count in their own region only" $at $key (index $one 2) (index $one 0) (index $one 1) }}
+  {{- end }}
 {{- end }}
 {{- if $smtp.allow_any_address }}
 {{ printf "%sconfig.smtp.allow_any_address: whoever reaches one of %s sends mail as this app" $at (join ", " $smtp.listen) }}
