@@ -375,6 +375,18 @@ def test_of_the_nodes_dns_cache_dns_alone_is_open(chart):
     assert {(one["port"], one["protocol"]) for one in rule["ports"]} == {(53, "UDP"), (53, "TCP")}
 
 
+def test_dns_is_asked_by_the_ports_that_its_pods_listen_on(chart):
+    """OpenShift's are openshift-dns, 5353: a NetworkPolicy means a pod's port, not its Service's."""
+    labels = {"k8s-app": None, "dns.operator.openshift.io/daemonset-dns": "default"}
+    dns = {"namespace": "openshift-dns", "podLabels": labels, "ports": [5353]}
+    for node_cache, ports in (("", [5353]), ("169.254.20.10", [53, 5353])):
+        values = {"networkPolicy": {"dns": dns | {"nodeCache": node_cache}}}
+        [policy] = chart.render(chart.ci["default"], values).of("NetworkPolicy")
+        [rule] = [rule for rule in policy["spec"]["egress"] if "openshift-dns" in json.dumps(rule["to"])]
+        assert sorted((one["port"], one["protocol"]) for one in rule["ports"]) == [
+            (port, protocol) for port in ports for protocol in ("TCP", "UDP")]
+
+
 def test_pods_of_applications_get_no_policy_of_the_network(ci):
     assert all(policy["metadata"]["namespace"] == "mail-egress" and policy["spec"]["podSelector"]
                for policy in ci.of("NetworkPolicy"))
