@@ -50,6 +50,8 @@ def test_notes_name_the_next_three_commands(chart):
 
 @pytest.mark.parametrize(("values", "told"), [
     ({"endToEndMail": {"enabled": True}}, "endToEndMail.enabled"),
+    ({"smtp": {"enabled": True}}, "smtp.enabled: this version of svidmail has no route ses-smtp"),
+    ({"rolesAnywhere": {"enabled": True}}, "rolesAnywhere.enabled: this version of svidmail has no aws.source"),
     ({"lateConnect": {"enabled": False}}, "lateConnect.enabled is false"),
     ({"networkPolicy": {"enabled": False}}, "networkPolicy.enabled is false"),
     ({"telemetry": {"enabled": False}}, "telemetry.enabled is false"),

@@ -7,6 +7,12 @@
 {{- if .Values.endToEndMail.enabled }}
   {{- $found = append $found "endToEndMail.enabled: on that port the gateway sees no calls, so api.calls does not limit them; what a sidecar may do at SES is up to IAM alone." }}
 {{- end }}
+{{- if .Values.smtp.enabled }}
+  {{- $found = append $found "smtp.enabled: this version of svidmail has no route ses-smtp, so the door is open for nobody; leave it out." }}
+{{- end }}
+{{- if .Values.rolesAnywhere.enabled }}
+  {{- $found = append $found "rolesAnywhere.enabled: this version of svidmail has no aws.source roles-anywhere, so the door is open for nobody; leave it out." }}
+{{- end }}
 {{- if not .Values.lateConnect.enabled }}
   {{- $found = append $found "lateConnect.enabled is false: whoever reaches the ports for byte streams makes the gateway dial AWS, without any certificate." }}
 {{- end }}
