@@ -58,8 +58,7 @@ def checkout(shop):
 @pytest.fixture
 def stranger(shop):
     """A pod whose identity the gateway's policy does not name."""
-    shop.add_service_account("other")
-    shop.start_pod("idle", name="stranger", serviceAccountName="other")
+    shop.start_stranger()
     poll_until("the refusal", lambda: "rbac_access_denied" in shop.svidmail("stranger", "status"), 20)
     return shop
 
@@ -82,8 +81,7 @@ def test_check_has_a_line_for_each_pod_and_fails_while_one_is_not_well(kubectl_s
     assert table["checkout"][:3] == [checkout.namespace, "checkout", "ready"]
     assert re.fullmatch(r"\d+ min", table["checkout"][3]) and table["checkout"][4] in ("ok", "idle")
     assert re.fullmatch(r"250, \d+ s ago", table["checkout"][5]) and table["checkout"][6] == "0"
-    checkout.add_service_account("other")
-    checkout.start_pod("idle", name="stranger", serviceAccountName="other")
+    checkout.start_stranger()
     checkout.start_pod("idle", name="broken", ready=False, volumes=[
         {"name": "app", "configMap": {"name": "app"}}, {"name": "svidmail-config", "configMap": {"name": "none"}}])
     poll_until("the refusal", lambda: "rbac_access_denied" in checkout.svidmail("stranger", "status"), 20)
@@ -130,7 +128,7 @@ def test_a_pod_that_ends_is_not_called_ill(kubectl_svidmail, checkout, cluster):
 def test_what_the_pods_svidmail_says_comes_out_with_its_exit_code(kubectl_svidmail, stranger):
     where = ["-n", stranger.namespace]
     status = kubectl_svidmail("status", "stranger", *where)
-    assert status.returncode == 0 and status.stdout.startswith("svidmail ") and "/sa/other/svidmail" in status.stdout
+    assert status.returncode == 0 and status.stdout.startswith("svidmail ") and "/sa/stranger" in status.stdout
     assert json.loads(kubectl_svidmail("status", "stranger", "--output", "json", *where).stdout)["ready"] is False
     assert "Offered" in kubectl_svidmail(*where, "identity", "pod/stranger").stdout
     doctor = kubectl_svidmail("doctor", "stranger", "--output", "json", *where)
@@ -205,7 +203,7 @@ def test_gateway_log_tells_what_was_refused_to_this_pod_and_by_which_field(kubec
         text = poll_until("the refusal in the gateway's log", refused, 60, interval=1)
         assert "no policy of the gateway allows this identity" in text
         assert "connection to sts.eu-central-1.amazonaws.com" in text
-        assert ("/sa/other/svidmail\n    connection" in text) is ("peer" in line)
+        assert ("/sa/stranger\n    connection" in text) is ("peer" in line)
         other = asked("allowed", 3600)
         assert "rbac_access_denied" not in other
         assert re.search(r"^0 of [1-9]\d* calls were refused", other, re.MULTILINE), other

@@ -224,13 +224,26 @@ def test_what_spire_is_told_to_issue_is_what_the_policy_names(chart):
                 .replace("{{ .TrustDomain }}", "example.org").replace("{{ .PodMeta.Namespace }}", namespace)
                 .replace("{{ .PodSpec.ServiceAccountName }}", account).removeprefix("spiffe://"))
 
-    sidecar = chart.feature("full").one("ClusterSPIFFEID", "mail-egress-sidecar")["spec"]
-    assert issued("mail-egress-sidecar", "shop", "checkout") == "example.org/ns/shop/sa/checkout/svidmail"
-    assert sidecar["workloadSelectorTemplates"] == ["k8s:container-name:svidmail"]
+    sidecar = chart.feature("full").one("ClusterSPIFFEID", "mail-egress-sidecar-checkout")["spec"]
+    assert issued("mail-egress-sidecar-checkout", "shop", "checkout") == "example.org/ns/shop/sa/checkout/svidmail"
+    assert sidecar["workloadSelectorTemplates"] == ["k8s:container-name:svidmail", "k8s:sa:checkout"]
     assert sidecar["hint"] == "svidmail"
-    assert sidecar["namespaceSelector"]["matchExpressions"][0]["values"] == ["billing", "shop"]
     assert issued("mail-egress-pod", "shop", "checkout") == "example.org/ns/shop/sa/checkout"
     assert issued("mail-egress-gateway", "mail-egress", "mail-egress") == "example.org/ns/mail-egress/sa/mail-egress"
+
+
+def test_of_a_clients_namespace_its_service_account_alone_is_given_the_sidecars_identity(chart):
+    long = "a" * 250
+    clients = [("shop", "checkout"), ("shop", "basket"), ("billing", "checkout"), ("ops", long)]
+    rendered = chart.render(chart.ci["default"], {"clients": [
+        {"namespace": namespace, "serviceAccount": account} for namespace, account in clients]})
+    given = []
+    for entry in rendered.of("ClusterSPIFFEID"):
+        assert len(entry["metadata"]["name"]) <= 253
+        selectors = entry["spec"].get("workloadSelectorTemplates", [])
+        given += [(namespace, account.removeprefix("k8s:sa:")) for account in selectors[1:]
+                  for namespace in entry["spec"]["namespaceSelector"]["matchExpressions"][0]["values"]]
+    assert sorted(given) == sorted(clients)
 
 
 def test_only_pods_that_carry_a_sidecar_are_given_identities(ci):
@@ -243,7 +256,7 @@ def test_only_pods_that_carry_a_sidecar_are_given_identities(ci):
 def test_a_wider_choice_of_pods_can_be_made(chart):
     """By null: an empty mapping would leave the default as it is."""
     rendered = chart.render(chart.ci["default"], {"spire": {"clusterSPIFFEIDs": {"podSelector": None}}})
-    assert "podSelector" not in rendered.one("ClusterSPIFFEID", "mail-egress-sidecar")["spec"]
+    assert "podSelector" not in rendered.one("ClusterSPIFFEID", "mail-egress-sidecar-checkout")["spec"]
 
 
 def test_strangers_fail_the_handshake_where_the_server_would_speak_first(ci):

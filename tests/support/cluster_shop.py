@@ -102,6 +102,14 @@ class Shop:
             self.cluster.wait_ready(f"pod/{name}", self.namespace)
         return name
 
+    def start_stranger(self, name: str = "stranger") -> str:
+        """A pod whose sidecar shows what SPIRE gives another service account, and the gateway's policy does not name."""
+        identity = self.pod_id.replace(f"/sa/{SERVICE_ACCOUNT}", f"/sa/{name}")
+        self.add_service_account(name)
+        self.add_config_map(name, {"svidmail.yaml": yaml.safe_dump(self.config(
+            identity={"mesh": {"spiffe_id": identity, "hint": ""}}))})
+        return self.start_pod("idle", name=name, serviceAccountName=name, annotations={"svidmail.io/config": name})
+
     def start_captured_pod(self, *command: str, like: str, name: str, **template: Any) -> str:
         """A pod with an istio-proxy whose owner has copied the sidecar of the pod `like`, and not its annotations.
 
