@@ -304,6 +304,19 @@ def test_releases_of_one_name_in_two_namespaces_mean_different_pods(chart):
     assert other.one("Gateway")["spec"]["selector"].items() <= pod.items()
 
 
+@pytest.mark.parametrize("namespace", ["on", "123"])
+def test_a_name_that_yaml_takes_for_something_else_stays_a_name(namespace):
+    rendered = Chart("mail-egress", helm_path("4"), namespace=namespace).render(
+        CHART.ci["full"], {"fullnameOverride": namespace})
+    pod = rendered.one("Deployment")["spec"]["template"]
+    assert pod["metadata"]["labels"]["svidmail.io/gateway-namespace"] == namespace
+    assert pod["metadata"]["labels"]["istio"] == pod["spec"]["serviceAccountName"] == namespace
+    for entry in rendered.objects:
+        assert isinstance(entry["metadata"]["name"], str)
+        assert entry["metadata"].get("namespace", namespace) == namespace
+    assert f'kubernetes.io/metadata.name: "{namespace}"' in rendered.text
+
+
 def test_the_service_opens_the_ports_in_use_as_tls(ci):
     ports = ci.one("Service")["spec"]["ports"]
     assert {one["port"] for one in ports} == {port for _, port, _ in servers(ci)}

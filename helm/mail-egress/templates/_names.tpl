@@ -13,14 +13,14 @@
 {{/* What finds the gateway's pods: for Istio's objects, the Service and the NetworkPolicy alike.  Istio takes a Gateway's
      selector for all namespaces, so the release's own is in it: or two releases of one name would break each other. */}}
 {{- define "mail-egress.selector" -}}
-istio: {{ include "mail-egress.name" . }}
-svidmail.io/gateway-namespace: {{ .Release.Namespace }}
+istio: {{ include "mail-egress.name" . | quote }}
+svidmail.io/gateway-namespace: {{ .Release.Namespace | quote }}
 {{- end }}
 
 {{/* What stays as it is from version to version: a change of a pod's labels would roll the gateway. */}}
 {{- define "mail-egress.podLabels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 app.kubernetes.io/part-of: svidmail
 {{- end }}
 
