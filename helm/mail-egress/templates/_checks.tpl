@@ -24,6 +24,16 @@ values.schema.json's; here is what a schema says badly or cannot know.
 {{- else if not (regexMatch "^[a-z0-9._-]{1,255}$" $domain) }}
   {{- $found = append $found (printf "trustDomain %q is no trust domain: lower-case letters, digits, dots, dashes and underscores only" $domain) }}
 {{- end }}
+{{- with .Values.fullnameOverride }}
+  {{- if not (regexMatch "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" .) }}
+    {{- $found = append $found (printf "fullnameOverride %q is no name of a Service: lower-case letters, digits and dashes, at most 63" .) }}
+  {{- end }}
+{{- end }}
+{{- range $i, $federated := .Values.federatedTrustDomains }}
+  {{- if not (regexMatch "^[a-z0-9._-]{1,255}$" $federated) }}
+    {{- $found = append $found (printf "federatedTrustDomains[%d] %q is no trust domain: lower-case letters, digits, dots, dashes and underscores only, e.g. other.example" $i $federated) }}
+  {{- end }}
+{{- end }}
 {{- if hasKey (dict "istio-system" 1 "kube-system" 1 "default" 1) .Release.Namespace }}
   {{- $found = append $found (printf "the namespace %s is shared with others, and a policy in istio-system binds the whole mesh: install into a namespace of its own, helm install --namespace mail-egress --create-namespace" .Release.Namespace) }}
 {{- end }}
@@ -148,8 +158,10 @@ values.schema.json's; here is what a schema says badly or cannot know.
     {{- $found = append $found (printf "%s %s by %s stands there twice: remove one" $key .host .via) }}
   {{- else if and (ne .via "end_to_end") (eq $port (int $.Values.gateway.ports.end_to_end)) }}
     {{- $found = append $found (printf "%s.port %d is gateway.ports.end_to_end, by which the chart tells bytes from calls: choose another for gateway.ports.end_to_end" $key $port) }}
-  {{- else if and (eq .via "api") (regexMatch "(^|[.])(sts|rolesanywhere)(-fips)?[.]" .host) }}
-    {{- $found = append $found (printf "%s.via api would show the gateway the credentials in the answers of %s: use end_to_end, as svidmail does" $key .host) }}
+  {{- else if and (ne .via "end_to_end") (regexMatch "(^|[.])(sts|rolesanywhere)(-fips)?[.]" .host) }}
+    {{- $found = append $found (printf "%s.via %s would show the gateway the credentials in the answers of %s: use end_to_end, as svidmail does" $key .via .host) }}
+  {{- else if and (ne .via "end_to_end") (contains ".svc." .host) }}
+    {{- $found = append $found (printf "%s.via %s would have the gateway judge %s, a Service of a cluster, by the roots that it judges AWS by: use end_to_end" $key .via .host) }}
   {{- else if hasKey $seen (printf "%s:%d" .host $port) }}
     {{- $found = append $found (printf "%s: %s port %d is there by another port of the gateway: one host port goes one way" $key .host $port) }}
   {{- end }}
@@ -165,11 +177,14 @@ values.schema.json's; here is what a schema says badly or cannot know.
   {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
     {{- $found = append $found (printf "gateway.autoscaling.minReplicas %d is more than maxReplicas %d: correct one of them" (int .minReplicas) (int .maxReplicas)) }}
   {{- end }}
+  {{- if and .enabled (not (dig "requests" "cpu" "" $.Values.gateway.resources)) }}
+    {{- $found = append $found "gateway.resources.requests.cpu is missing, and gateway.autoscaling counts in percent of it: set it, e.g. 100m" }}
+  {{- end }}
 {{- end }}
 {{- if not (regexMatch "^[A-Za-z0-9._-]+(,[A-Za-z0-9._-]+)*$" .Values.gateway.templates) }}
   {{- $found = append $found (printf "gateway.templates %q is no list of injection templates: names with commas between, e.g. gateway,spire-gateway" .Values.gateway.templates) }}
 {{- end }}
-{{- range list "istio" "svidmail.io/gateway-namespace" "sidecar.istio.io/inject" "istio.io/rev" }}
+{{- range list "istio" "svidmail.io/gateway-namespace" "sidecar.istio.io/inject" "istio.io/rev" "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/part-of" }}
   {{- if hasKey $.Values.gateway.podLabels . }}
     {{- $found = append $found (printf "gateway.podLabels may not set %s, which the chart sets itself: remove it there" .) }}
   {{- end }}

@@ -48,6 +48,9 @@
 {{- if and (not .Values.gateway.autoscaling.enabled) (lt (int .Values.gateway.replicas) 2) }}
   {{- $found = append $found "gateway.replicas is less than 2: while its node is drained no mail leaves." }}
 {{- end }}
+{{- if and .Values.gateway.autoscaling.enabled (lt (int .Values.gateway.autoscaling.minReplicas) 2) }}
+  {{- $found = append $found "gateway.autoscaling.minReplicas is less than 2: while its node is drained no mail leaves." }}
+{{- end }}
 {{- if and .Values.gateway.podDisruptionBudget.enabled (eq (toString .Values.gateway.podDisruptionBudget.maxUnavailable) "0") }}
   {{- $found = append $found "gateway.podDisruptionBudget.maxUnavailable is 0: nodes with a gateway pod cannot be drained." }}
 {{- end }}
