@@ -115,6 +115,16 @@ REFUSED = [
     ({"networkPolicy": {"aws": {"cidrs": ["fd00:ec2::/64"]}}}, "networkPolicy.aws.cidrs[0]", "leave it out"),
     ({"networkPolicy": {"aws": {"cidrs": ["fc00::/7"]}}}, "networkPolicy.aws.cidrs[0]", "name the blocks"),
     ({"networkPolicy": {"aws": {"cidrs": ["10.0.0.1"]}}}, "networkPolicy.aws.cidrs[0]", "like 10.1.0.0/16"),
+    ({"networkPolicy": {"aws": {"cidrs": ["10.0.0.0/33"]}}}, "networkPolicy.aws.cidrs[0]", "like 10.1.0.0/16"),
+    ({"networkPolicy": {"aws": {"cidrs": ["100.0.0.0/8"]}}}, "100.100.100.200", "name the blocks"),
+    ({"networkPolicy": {"aws": {"cidrs": ["100.100.96.0/19"]}}}, "100.100.100.200", "name the blocks"),
+    ({"networkPolicy": {"aws": {"cidrs": ["168.63.0.0/16"]}}}, "168.63.129.16", "name the blocks"),
+    ({"networkPolicy": {"aws": {"cidrs": ["192.0.0.0/16"]}}}, "192.0.0.192", "name the blocks"),
+    ({"networkPolicy": {"aws": {"cidrs": ["169.254.20.0/24"]}}}, "169.254.0.0/16", "leave it out"),
+    ({"networkPolicy": {"aws": {"cidrs": ["fd20:ce::/64"]}}}, "fd20:ce::254", "name the blocks"),
+    ({"networkPolicy": {"aws": {"cidrs": ["FD20:00ce:0:0:0:0:0:254/128"]}}}, "fd20:ce::254", "leave it out"),
+    ({"networkPolicy": {"aws": {"cidrs": ["fd00:ec2::254/128"]}}}, "fd00:ec2::/32", "leave it out"),
+    ({"networkPolicy": {"aws": {"cidrs": ["febf:1::/48"]}}}, "fe80::/10", "leave it out"),
     ({"networkPolicy": {"dns": {"nodeCache": "169.254.169.254"}}}, "networkPolicy.dns.nodeCache 169.254.169.254",
      "often 169.254.20.10"),
     ({"networkPolicy": {"dns": {"nodeCache": "169.254.20.0/24"}}}, "networkPolicy.dns.nodeCache", "address alone"),
@@ -157,6 +167,12 @@ def test_all_faults_are_told_at_once(chart):
     text = chart.refusal({"regions": ["x"], "gateway": {"ports": {"api": 80}}})
     for key in ("trustDomain", "regions[0]", "clients", "gateway.ports.api"):
         assert f"\n- {key}" in text, text
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.0/8", "100.100.0.0/18", "168.63.128.0/24", "192.0.0.0/25", "fd20:cf::/64",
+                                  "fd12:3456:789a::/48", "2a05:d000::/32", "fec0::/32", "::1:2:3/112", "10.1.2.3/32"])
+def test_a_block_without_metadata_addresses_is_taken(chart, cidr):
+    chart.render(chart.ci["default"], {"networkPolicy": {"aws": {"cidrs": [cidr]}}})
 
 
 @pytest.mark.parametrize("namespace", ["istio-system", "kube-system", "default"])

@@ -237,17 +237,78 @@ values.schema.json's; here is what a schema says badly or cannot know.
     {{- end }}
   {{- end }}
   {{- range $blocks }}
-    {{- $cidr := lower .cidr }}
-    {{- $bits := splitList "/" $cidr | last | int }}
-    {{- if not (regexMatch "^([0-9]{1,3}([.][0-9]{1,3}){3}|[0-9a-f:]*:[0-9a-f:.]*)/[0-9]{1,3}$" $cidr) }}
+    {{- $block := include "mail-egress.block" .cidr | fromJson }}
+    {{- if not $block.groups }}
       {{- $found = append $found (printf "%s %q is no block of addresses: it should look like 10.1.0.0/16 or 2001:db8::/48" .key .cidr) }}
-    {{- else if or (regexMatch "^169[.]254[.]" $cidr) (regexMatch "^fe[89ab][0-9a-f]:" $cidr) (regexMatch "^fd00:0?ec2:" $cidr) (regexMatch "^(100[.]100[.]100[.]200|168[.]63[.]129[.]16|192[.]0[.]0[.]192)/" $cidr) }}
-      {{- $found = append $found (printf "%s %s holds link-local or metadata addresses, where a gateway that was broken into finds the node's credentials: leave it out" .key .cidr) }}
-    {{- else if or (and (contains ":" $cidr) (lt $bits 32)) (and (not (contains ":" $cidr)) (lt $bits (hasPrefix "169." $cidr | ternary 16 8))) }}
-      {{- $found = append $found (printf "%s %s is so wide that it holds link-local or metadata addresses: name the blocks that are needed; networkPolicy.aws.internet opens the Internet without those" .key .cidr) }}
+    {{- else }}
+      {{- $held := "" }}
+      {{- $isWithin := false }}
+      {{- range list "169.254.0.0/16" "100.100.100.200/32" "168.63.129.16/32" "192.0.0.192/32" "fe80::/10" "fd00:ec2::/32" "fd20:ce::254/128" }}
+        {{- $metadata := include "mail-egress.block" . | fromJson }}
+        {{- if and (not $held) (include "mail-egress.blocksMeet" (list $block $metadata)) }}
+          {{- $held = . }}
+          {{- $isWithin = ge (int $block.bits) (int $metadata.bits) }}
+        {{- end }}
+      {{- end }}
+      {{- if and $held $isWithin }}
+        {{- $found = append $found (printf "%s %s holds link-local or metadata addresses (%s), where a gateway that was broken into finds the node's credentials: leave it out" .key .cidr $held) }}
+      {{- else if $held }}
+        {{- $found = append $found (printf "%s %s is so wide that it holds link-local or metadata addresses (%s): name the blocks that are needed; networkPolicy.aws.internet opens the Internet without those" .key .cidr $held) }}
+      {{- else if lt (int $block.bits) (eq (len $block.groups) 2 | ternary 8 32) }}
+        {{- $found = append $found (printf "%s %s is so wide that nobody can say what it holds: name the blocks that are needed; networkPolicy.aws.internet opens the Internet without metadata addresses" .key .cidr) }}
+      {{- end }}
     {{- end }}
   {{- end }}
 {{- end }}
 {{- end }}
 {{- $found | toJson }}
+{{- end }}
+
+{{/* A block of addresses as {"bits": N, "groups": [groups of 16 bits]}, 2 of these for IPv4 and 8 for IPv6; no groups if it is
+     none. */}}
+{{- define "mail-egress.block" -}}
+{{- $groups := list }}
+{{- $bits := splitList "/" . | last | int }}
+{{- $address := splitList "/" . | first | lower }}
+{{- $byte := "(25[0-5]|2[0-4][0-9]|1?[0-9]?[0-9])" }}
+{{- if regexMatch (printf "^%s([.]%s){3}/([12]?[0-9]|3[0-2])$" $byte $byte) . }}
+  {{- $bytes := splitList "." $address }}
+  {{- range list 0 2 }}
+    {{- $groups = append $groups (add (mul 256 (index $bytes . | int)) (index $bytes (add1 . | int) | int)) }}
+  {{- end }}
+{{- else if regexMatch "^([0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}/([1-9]?[0-9]|1[01][0-9]|12[0-8])$" . }}
+  {{- $halves := splitList "::" $address }}
+  {{- $front := splitList ":" (first $halves) | compact }}
+  {{- $back := splitList ":" (eq (len $halves) 1 | ternary "" (last $halves)) | compact }}
+  {{- $missing := sub 8 (add (len $front) (len $back)) | int }}
+  {{- $isWhole := or (and (eq (len $halves) 1) (eq $missing 0)) (and (eq (len $halves) 2) (gt $missing 0)) }}
+  {{- if $isWhole }}
+    {{- range until $missing }}{{ $front = append $front "0" }}{{ end }}
+    {{- range concat $front $back }}
+      {{- $number := 0 }}
+      {{- range splitList "" . }}
+        {{- $number = add (mul 16 $number) (len (splitList . "0123456789abcdef" | first)) }}
+      {{- end }}
+      {{- $groups = append $groups $number }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+{{- dict "bits" $bits "groups" $groups | toJson }}
+{{- end }}
+
+{{/* "yes" if two blocks have an address in common.  Argument: list BLOCK BLOCK. */}}
+{{- define "mail-egress.blocksMeet" -}}
+{{- $one := index . 0 }}
+{{- $other := index . 1 }}
+{{- $bits := min (int $one.bits) (int $other.bits) | int }}
+{{- $meet := eq (len $one.groups) (len $other.groups) }}
+{{- if $meet }}
+  {{- $size := list 65536 32768 16384 8192 4096 2048 1024 512 256 128 64 32 16 8 4 2 1 }}
+  {{- range $i, $group := $one.groups }}
+    {{- $counts := max 0 (min 16 (sub $bits (mul 16 $i))) | int }}
+    {{- $step := index $size $counts }}
+    {{- if ne (div (int $group) $step) (div (index $other.groups $i | int) $step) }}{{ $meet = false }}{{ end }}
+  {{- end }}
+{{- end }}
+{{- if $meet }}yes{{ end }}
 {{- end }}
