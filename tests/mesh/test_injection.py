@@ -133,6 +133,7 @@ PODS = {
     "with volumes": labelled(POD, volumes=[{"name": "data", "emptyDir": {}}]),
     "with a spool of its own": labelled(
         POD, volumes=[{"name": "svidmail-spool", "persistentVolumeClaim": {"claimName": "mail"}}]),
+    "with an empty name of a configuration": labelled(POD, annotations={"svidmail.io/config": ""}),
     "with a configuration of its own": labelled(POD, annotations={"svidmail.io/config": "billing-mail"}),
 }
 
