@@ -286,6 +286,19 @@ def test_the_label_counts_in_the_chosen_namespaces_only(kube_api, policies, name
     poll_until("the warning to say so", lambda: warns_of(
         kube_api, labelled(POD), namespace, "it acts in some namespaces only"), timeout=30, interval=0.2)
     assert len(kube_api.warnings) == 1
+    chosen = kube_api.make_namespace(f"inject-{uuid.uuid4().hex[:8]}", mail="yes")
+    with pytest.raises(Refused, match=r"hostNetwork is true"):
+        created(kube_api, labelled(POD, hostNetwork=True), chosen)
+
+    def is_taken() -> bool:
+        try:
+            return bool(created(kube_api, labelled(POD, hostNetwork=True), namespace))
+        except Refused:
+            return False
+
+    poll_until("a pod on the node's network to be taken where the label does not count", is_taken, 30, interval=0.2)
+    kube_api.create(with_template(WORKLOADS["Deployment"], hostNetwork=True), dry_run=True, namespace=namespace)
+    assert kube_api.warnings == []
 
 
 # --- Kubernetes' own controllers
