@@ -321,6 +321,22 @@ def test_the_apps_notes_can_tell_what_should_be_known(tmp_path):
     assert "WARNING" not in app.notes(SIDECAR_VALUES, roots, mount)
 
 
+@pytest.mark.parametrize("kind", WORKLOADS)
+def test_the_apps_notes_tell_of_a_shared_process_namespace(tmp_path, kind):
+    """Where they are given the workload's template too."""
+    workload = copy.deepcopy(WORKLOADS[kind])
+    app = AppChart(helm_path("4"), tmp_path / "shop", workload)
+    notes = 'Shop.\n{{- include "svidmail.notes" (list . "shop.workload") }}\n'
+    app.write("templates/NOTES.txt", notes)
+    assert app.notes(SIDECAR_VALUES).strip() == "Shop."
+    pod_of(workload)["spec"]["shareProcessNamespace"] = True
+    app = AppChart(helm_path("4"), tmp_path / "sharing", workload)
+    app.write("templates/NOTES.txt", notes)
+    warning = 'WARNING: template "shop.workload" has shareProcessNamespace: true'
+    assert f"\n{warning}" in app.notes(SIDECAR_VALUES)
+    assert "WARNING" not in app.notes({"svidmail": {"enabled": False}})
+
+
 # --- refused
 
 def test_an_old_kubernetes_is_named_in_the_apps_chart(app):

@@ -43,14 +43,39 @@ svidmail.io/inject: "true"
 {{- end -}}
 {{- end -}}
 
-{{/* For the app's NOTES.txt: what works and should be known.  helm shows the notes of the chart it installs only. */}}
+{{/* For the app's NOTES.txt: what works and should be known.  helm shows the notes of the chart it installs only.
+     Argument: . or list . NAME…, NAME being a template as for svidmail.inject, which is then looked at as well. */}}
 {{- define "svidmail.notes" -}}
-{{- $values := include "svidmail.values" . | fromYaml -}}
+{{- $root := . -}}
+{{- $templates := list -}}
+{{- if kindIs "slice" . -}}
+  {{- $root = first . -}}
+  {{- $templates = rest . -}}
+{{- end -}}
+{{- $values := include "svidmail.values" $root | fromYaml -}}
 {{- if $values.enabled -}}
+  {{- range $name := $templates -}}
+    {{- $pod := include "svidmail.podOf" (include $name $root | fromYaml) | fromYaml -}}
+    {{- if ($pod.spec).shareProcessNamespace }}
+WARNING: template {{ $name | quote }} has shareProcessNamespace: true, so the pod's other containers can signal the sidecar and, as the same user, read its files; leave it out
+    {{- end }}
+  {{- end -}}
   {{- range include "svidmail.warnings" (list "svidmail." $values) | trim | splitList "\n" | compact }}
 WARNING: {{ . }}
   {{- end }}
 {{- end -}}
+{{- end -}}
+
+{{/* The pod template of a workload; a pod template is its own.  Argument: the object. */}}
+{{- define "svidmail.podOf" -}}
+{{- $pod := . -}}
+{{- $kind := .kind | default "Pod" -}}
+{{- if eq $kind "CronJob" -}}
+  {{- $pod = ((((.spec).jobTemplate).spec).template) -}}
+{{- else if ne $kind "Pod" -}}
+  {{- $pod = ((.spec).template) -}}
+{{- end -}}
+{{- $pod | default dict | toYaml -}}
 {{- end -}}
 
 {{/* Argument: list VALUES ANNOTATIONS. */}}
