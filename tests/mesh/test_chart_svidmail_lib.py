@@ -219,7 +219,24 @@ def test_each_release_has_a_configuration_of_its_own(helm, tmp_path):
         [volume] = [entry for entry in pod["spec"]["volumes"] if entry["name"] == "svidmail-config"]
         assert volume["configMap"]["name"] == name == pod["metadata"]["annotations"]["svidmail.io/config"]
         names.add(name)
-    assert names == {"checkout-svidmail", "billing-svidmail"}
+    assert names == {"checkout-shop-svidmail", "billing-shop-svidmail"}
+
+
+def test_each_chart_of_one_release_has_a_configuration_of_its_own(helm, tmp_path):
+    """An umbrella of two apps, each with svidmail as its dependency; one of them under an alias."""
+    whole = AppChart(helm, tmp_path / "shop", DEPLOYMENT)
+    dependencies = [{"name": "app", "version": "0.1.0", "repository": (tmp_path / "app").as_uri(), "alias": alias}
+                    for alias in ("checkout", "shop")]
+    AppChart(helm, tmp_path / "app", merged(DEPLOYMENT, {"metadata": {"name": "app"}}), name="app")
+    whole.write("templates/workload.yaml", "")
+    whole.write("Chart.yaml", yaml.safe_dump({"apiVersion": "v2", "name": "shop", "version": "0.1.0",
+                                              "dependencies": dependencies}))
+    whole._run("dependency", "update", str(whole.directory))
+    rendered = whole.render({"checkout": SIDECAR_VALUES, "shop": SIDECAR_VALUES})
+    made = {entry["metadata"]["name"] for entry in rendered.of("ConfigMap")}
+    mounted = {volume["configMap"]["name"] for entry in rendered.of("Deployment")
+               for volume in pod_of(entry)["spec"]["volumes"] if volume["name"] == "svidmail-config"}
+    assert made == mounted == {"shop-checkout-svidmail", "shop-svidmail"}
 
 
 def test_a_configmap_from_elsewhere_is_named(app):

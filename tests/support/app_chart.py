@@ -42,15 +42,15 @@ class AppChart(Chart):
     """The chart shop, whose one workload goes through svidmail.inject."""
 
     def __init__(self, helm: str, directory: pathlib.Path, workload: dict | str, *, dependency: str = "svidmail",
-                 release: str = "shop"):
-        super().__init__("shop", helm, release, "shop")
+                 release: str = "shop", name: str = "shop"):
+        super().__init__(name, helm, release, "shop")
         self.directory = directory
         text = workload if isinstance(workload, str) else yaml.safe_dump(workload)
         self.write("templates/workload.yaml",
                    '{{- define "shop.workload" }}\n' + text + '\n{{- end }}\n'
                    '{{- include "svidmail.inject" (list . "shop.workload") }}\n')
         self.write("Chart.yaml", yaml.safe_dump({
-            "apiVersion": "v2", "name": "shop", "version": "0.1.0",
+            "apiVersion": "v2", "name": name, "version": "0.1.0",
             "dependencies": [{"name": dependency, "version": "0.1.0",
                               "repository": (ROOT / "helm" / dependency).as_uri()}]}))
         self._run("dependency", "build", str(directory))

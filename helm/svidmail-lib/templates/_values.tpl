@@ -46,7 +46,7 @@ extraVolumeMounts: []
 {{- end -}}
 {{- $name := $values.configMap.name -}}
 {{- if not $name -}}
-  {{- $name = include "svidmail.configMapName" (list .Release.Name (and (hasKey .Subcharts "svidmail") $values.configMap.create)) -}}
+  {{- $name = include "svidmail.configMapName" (list .Release.Name (and (hasKey .Subcharts "svidmail") $values.configMap.create | ternary .Chart.Name "")) -}}
 {{- end -}}
 {{- $_ := set $values.configMap "name" $name -}}
 {{- include "svidmail.check" (list "svidmail." $values) -}}
@@ -77,13 +77,18 @@ extraVolumeMounts: []
 {{- toYaml $values -}}
 {{- end -}}
 
-{{/* "svidmail" where the ConfigMap stands by itself in its namespace; with the release's name where every app's chart
-     brings its own.  Argument: list RELEASE-NAME IS-DEPENDENCY. */}}
+{{/* "svidmail" where the ConfigMap stands by itself in its namespace; with the release's name, and the app chart's where
+     that does not end in it, where every app's chart brings its own.  Argument: list RELEASE-NAME APP-CHART, APP-CHART
+     being "" where there is none. */}}
 {{- define "svidmail.configMapName" -}}
-{{- if index . 1 -}}
-  {{- printf "%s-svidmail" (index . 0 | trunc 54 | trimSuffix "-") -}}
-{{- else -}}
+{{- $release := index . 0 -}}
+{{- $chart := index . 1 -}}
+{{- if not $chart -}}
 svidmail
+{{- else if or (eq $release $chart) (hasSuffix (printf "-%s" $chart) $release) -}}
+  {{- printf "%s-svidmail" $release -}}
+{{- else -}}
+  {{- printf "%s-svidmail" (printf "%s-%s" $release $chart | lower | replace "_" "-" | trunc 240 | trimSuffix "-") -}}
 {{- end -}}
 {{- end -}}
 

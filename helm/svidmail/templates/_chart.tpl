@@ -4,7 +4,9 @@
 {{- define "svidmail.chartValues" -}}
 {{- $values := include "svidmail.overlay" .Values | fromYaml -}}
 {{- if not $values.configMap.name -}}
-  {{- $_ := set $values.configMap "name" (include "svidmail.configMapName" (list .Release.Name (not .Chart.IsRoot))) -}}
+  {{- /* A subchart knows its parent by the path of its files alone: …/APP/charts/svidmail/templates. */ -}}
+  {{- $app := .Chart.IsRoot | ternary "" (.Template.BasePath | dir | dir | dir | base) -}}
+  {{- $_ := set $values.configMap "name" (include "svidmail.configMapName" (list .Release.Name $app)) -}}
 {{- end -}}
 {{- toYaml $values -}}
 {{- end -}}
