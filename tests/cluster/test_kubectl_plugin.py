@@ -332,7 +332,7 @@ def test_who_may_not_is_told_which_right_is_missing(kubectl_svidmail, checkout, 
     cluster.apply(rights_of_the_docs(checkout.namespace, "looker"))
     # The apiserver's authorizer hears of them a little later.
     poll_until("the rights to count", lambda: cluster.kubectl(
-        "auth", "can-i", "create", "pods/exec", "--namespace", checkout.namespace,
+        "auth", "can-i", "create", "pods", "--subresource=exec", "--namespace", checkout.namespace,
         f"--as=system:serviceaccount:{checkout.namespace}:looker", check=False).returncode == 0, 20)
     for words in (["check"], ["status", "checkout"], ["logs", "checkout"], ["doctor", "checkout"]):
         result = kubectl_svidmail(*who, *words)
