@@ -103,7 +103,7 @@ class Shop:
         return name
 
     def start_stranger(self, name: str = "stranger") -> str:
-        """A pod whose sidecar shows what SPIRE gives another service account, and the gateway's policy does not name."""
+        """A pod whose sidecar shows what SPIRE gives another service account; the gateway's policy does not name it."""
         identity = self.pod_id.replace(f"/sa/{SERVICE_ACCOUNT}", f"/sa/{name}")
         self.add_service_account(name)
         self.add_config_map(name, {"svidmail.yaml": yaml.safe_dump(self.config(

@@ -331,7 +331,8 @@ TEST(doctor, no_cure_reads_the_log_of_one_gateway_pod_alone)
     for (size_t i = 0; i < n; i++) {
         assert_null(strstr(codes[i].cure, "logs deployment/"));
         const char *logs = strstr(codes[i].cure, "logs -l ");
-        if (logs != NULL) /* of a selector's pods kubectl shows 10 lines each, unless told otherwise */
+        if (logs !=
+            NULL) /* of a selector's pods kubectl shows 10 lines each, unless told otherwise */
             assert_non_null(strstr(logs, " --tail="));
     }
 }
