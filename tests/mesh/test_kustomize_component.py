@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """deploy/kustomize: the sidecar of the library chart, for those who use kustomize."""
 
+import copy
 import os
 import subprocess
 
@@ -73,7 +74,7 @@ def test_patches_are_made_from_the_library(library):
 
 
 def test_every_workload_gets_what_the_library_gives(build, library):
-    workloads = [merged(entry, {"metadata": {"name": f"shop-{kind.lower()}"}})
+    workloads = [merged(copy.deepcopy(entry), {"metadata": {"name": f"shop-{kind.lower()}"}})
                  for kind, entry in WORKLOADS.items() if kind != "Pod"]
     for workload in workloads:
         pod_of(workload)["spec"] |= {"initContainers": [MIGRATE], "volumes": [DATA]}
