@@ -8,7 +8,7 @@ from support.processes import poll_until
 DENIED = {"status": 403, "body": "RBAC: access denied"}
 
 
-# An impostor has the label and its container's name; the policy adds no sidecar to a pod with that name in it.
+# An impostor has the label and its container's name; the policy adds no sidecar where that name is.
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the platform chart refuses: by its schema, with key and cure, for what the cluster lacks; what it takes over."""
+"""What the platform chart refuses: by its schema, with key and cure, for what the cluster lacks; what it asks."""
 
 import json
 

