@@ -55,6 +55,7 @@ def test_refusal_is_answered_with_its_own_words(sidecar, aws, fault, code, enhan
 
 def test_addresses_in_refusals_stay_out_of_log_and_status(new_sidecar, spire, gateway, aws):
     sidecar = new_sidecar(spire, gateway, aws, {"policy": {"senders": [SENDER]}})
+    sidecar.wait_ready()
     aws.inject("sender-not-verified")
     assert SENDER in send(sidecar)[1], "the app itself is told"
     assert "@shop.example; verify this sender" in sidecar.wait_for_event("mail.done")["reply"]

@@ -10,8 +10,8 @@ from support.processes import Failure, poll_until
 
 
 @pytest.fixture
-def new_gateway(programs, session_dir, egress, kube_api):
-    """new_gateway(SOCKET): started, and not waited for."""
+def new_gateway(programs, session_dir, egress, kube_api, gateway):
+    """new_gateway(SOCKET): started in the place of the session's, whose ports it has, and not waited for."""
     pod = kube_api.get("deployment", "mail-egress", "mail-egress")["spec"]["template"]
     started = []
 
@@ -24,9 +24,14 @@ def new_gateway(programs, session_dir, egress, kube_api):
         started[-1].start()
         return started[-1]
 
-    yield start
-    for gateway in started:
-        gateway.stop()
+    gateway.stop()
+    try:
+        yield start
+    finally:
+        for unready in started:
+            unready.stop()
+        gateway.start()
+        gateway.wait_for_listeners(gateway.api_port, gateway.end_to_end_port, gateway.smtp_port)
 
 
 def words_of_the_manual(number: int) -> str:
