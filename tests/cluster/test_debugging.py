@@ -53,7 +53,7 @@ def test_health_is_an_exit_code(shop):
     for options in ([], ["--ready"]):
         done = shop.exec("checkout", "svidmail", "svidmail", "health", *options, check=False)
         assert (done.returncode, done.stderr) == (0, "")
-    shop.start_pod("idle", name="stranger", serviceAccountName="default")
+    shop.start_stranger()
     # Until then nothing speaks against it: it has an identity.
     poll_until("the refusal", lambda: "rbac_access_denied" in shop.svidmail("stranger", "status"), 20)
     alive = shop.exec("stranger", "svidmail", "svidmail", "health", check=False)

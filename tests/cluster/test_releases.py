@@ -125,12 +125,15 @@ def test_a_platform_release_comes_changes_goes_back_and_goes(second, cluster, he
     release, shop = second(helm, name)
     wait_for_reply(shop, 250, timeout=30)
 
-    # Another account of the namespace: the sidecar keeps its identity, and the gateway's policy refuses it.
+    # Another account of the namespace: the gateway's policy refuses the sidecar, and SPIRE takes its identity back;
+    # which is first is nobody's promise.
     release.upgrade(clients=[release.client | {"serviceAccount": "somebody-else"}])
     text = wait_for_reply(shop, None)
-    assert "is not allowed" in text or "403" in text, text
+    assert "is not allowed" in text or "403" in text or "is not offered" in text, text
+    poll_until("the identity to be taken back", lambda: "is not offered" in shop.send("checkout")[1], 20, interval=0.2)
     release.rollback()
-    wait_for_reply(shop, 250)
+    # The agent has to hear of the entry again.
+    wait_for_reply(shop, 250, timeout=20)
 
     release.uninstall()
     poll_until("nothing to be left", lambda: not objects_of(cluster, release), 30, interval=0.2)
