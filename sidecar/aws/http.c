@@ -11,6 +11,7 @@
  * (CURLINFO_ACTIVESOCKET knows it only after a success.) */
 #include "aws/http.h"
 
+#include "aws/curl_loop.h"
 #include "aws/wiping.h"
 #include "base/list.h"
 #include "base/secret.h"
@@ -61,23 +62,14 @@ struct slot {
     char name[TUNNEL_NAME_MAX];
 };
 
-/* A socket of libcurl's, from its first use until it is closed. */
-struct watch {
-    struct list item;
-    uv_poll_t uv;
-    struct http *h;
-    curl_socket_t fd;
-    int wanted, armed; /* UV_READABLE ...: by libcurl, in libuv */
-};
-
 struct http {
     uv_loop_t *loop;
     CURLM *multi;
-    struct timer *timer;
-    struct list calls, slots, watches;
+    struct curl_loop *curl_loop;
+    struct list calls, slots;
     unsigned n_slots, max_connections;
     unsigned depth; /* of frames that use h after a callback */
-    bool is_in_curl, is_closing;
+    bool is_closing;
     char *ca_file, *user_agent;
 };
 
@@ -116,7 +108,7 @@ static void on_deadline(void *arg);
 static void finish(struct http_call *call, CURLcode code);
 static void start_waiting(struct http *h);
 
-/* ---- libcurl and the loop ---- */
+/* ---- what libcurl is done with ---- */
 
 static void reap(struct http *h)
 {
@@ -137,114 +129,12 @@ static void leave(struct http *h)
         free(h);
 }
 
-static void drive(struct http *h, curl_socket_t fd, int events)
+static void on_curl_moved(void *arg)
 {
-    int n_running;
+    struct http *h = arg;
     h->depth++;
-    h->is_in_curl = true;
-    CHECK(curl_multi_socket_action(h->multi, fd, events, &n_running) == CURLM_OK);
-    h->is_in_curl = false;
     reap(h);
     leave(h);
-}
-
-static void on_curl_due(void *arg)
-{
-    drive(arg, CURL_SOCKET_TIMEOUT, 0);
-}
-
-static int on_curl_timer(CURLM *multi, long ms, void *arg)
-{
-    struct http *h = arg;
-    (void)multi;
-    if (ms < 0)
-        timer_stop(h->timer);
-    else
-        timer_start(h->timer, (uint64_t)ms);
-    return 0;
-}
-
-static struct watch *find_watch(const struct http *h, curl_socket_t fd)
-{
-    LIST_EACH(it, &h->watches)
-    {
-        struct watch *w = CONTAINER_OF(it, struct watch, item);
-        if (w->fd == fd)
-            return w;
-    }
-    return NULL;
-}
-
-static void on_poll(uv_poll_t *uv, int status, int events);
-
-static void watch_arm(struct watch *w, int events)
-{
-    w->armed = events;
-    CHECK(uv_poll_start(&w->uv, events, on_poll) == 0);
-}
-
-/* libuv stops watching a socket in error and does not say what else it is.  It may well be
- * readable: who closes over bytes of ours that lie unread has perhaps answered first, and libcurl,
- * told of the error alone, gives up without a look. */
-static void on_poll(uv_poll_t *uv, int status, int events)
-{
-    struct watch *w = uv->data;
-    int flags = status < 0 ? CURL_CSELECT_IN | CURL_CSELECT_ERR : 0;
-    if (w->wanted == 0) { /* libcurl looks at a kept connection before it uses it */
-        uv_poll_stop(uv);
-        w->armed = 0;
-        return;
-    }
-    if (status < 0)
-        watch_arm(w, UV_READABLE);
-    if ((events & UV_READABLE) != 0)
-        flags |= CURL_CSELECT_IN;
-    if ((events & UV_WRITABLE) != 0)
-        flags |= CURL_CSELECT_OUT;
-    drive(w->h, w->fd, flags);
-}
-
-static struct watch *watch_new(struct http *h, curl_socket_t fd)
-{
-    struct watch *w = xcalloc(1, sizeof *w);
-    w->h = h;
-    w->fd = fd;
-    CHECK(uv_poll_init_socket(h->loop, &w->uv, fd) == 0);
-    w->uv.data = w;
-    list_push_back(&h->watches, &w->item);
-    return w;
-}
-
-static void on_watch_closed(uv_handle_t *uv)
-{
-    free(uv->data);
-}
-
-static void watch_close(struct watch *w)
-{
-    list_remove(&w->item);
-    uv_close((uv_handle_t *)&w->uv, on_watch_closed);
-}
-
-/* Between two requests libcurl wants to hear nothing of a connection; it stays in the poll set all
- * the same, since to take it out and in again costs more than the events that may come. */
-static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *socket_arg)
-{
-    struct http *h = arg;
-    struct watch *w = find_watch(h, fd);
-    (void)easy, (void)socket_arg;
-    if (what == CURL_POLL_REMOVE) {
-        if (w != NULL)
-            w->wanted = 0;
-        return 0;
-    }
-    if (w == NULL)
-        w = watch_new(h, fd);
-    w->wanted =
-        (what != CURL_POLL_OUT ? UV_READABLE : 0) | (what != CURL_POLL_IN ? UV_WRITABLE : 0);
-    if (w->wanted != w->armed)
-        watch_arm(w, w->wanted);
-    return 0;
 }
 
 /* ---- slots ---- */
@@ -351,9 +241,7 @@ static curl_socket_t on_open_socket(void *arg, curlsocktype purpose, struct curl
 static int on_close_socket(void *arg, curl_socket_t fd)
 {
     struct slot *s = arg;
-    struct watch *w = find_watch(s->h, fd);
-    if (w != NULL)
-        watch_close(w);
+    curl_loop_forget(s->h->curl_loop, fd);
     if (s->fd == fd)
         s->fd = -1;
     return close(fd);
@@ -741,7 +629,7 @@ static void fill_response(struct http_call *call, CURLcode code)
 /* Off every list; libcurl closes the connection of a transfer that was not over. */
 static void detach(struct http_call *call)
 {
-    CHECK(!call->h->is_in_curl);
+    CHECK(!curl_loop_is_in_curl(call->h->curl_loop));
     list_remove(&call->item);
     if (call->easy != NULL) {
         CHECK(curl_multi_remove_handle(call->h->multi, call->easy) == CURLM_OK);
@@ -798,7 +686,7 @@ static void start(struct http_call *call, struct slot *s)
     set_body(call);
     set_callbacks(call);
     CHECK(curl_multi_add_handle(call->h->multi, call->easy) ==
-          CURLM_OK); /* begins by on_curl_timer */
+          CURLM_OK); /* begins by the timer of curl_loop */
 }
 
 static void start_waiting(struct http *h)
@@ -838,16 +726,11 @@ bool http_new(uv_loop_t *loop, const struct http_config *cfg, struct http **out,
     h->loop = loop;
     list_init(&h->calls);
     list_init(&h->slots);
-    list_init(&h->watches);
     h->max_connections = cfg->max_connections > 0 ? cfg->max_connections : MAX_CONNECTIONS;
     h->ca_file = find_ca_file(cfg->ca_file);
     h->user_agent = cfg->user_agent != NULL ? xstrdup(cfg->user_agent) : NULL;
-    h->timer = timer_new(loop, on_curl_due, h);
+    h->curl_loop = curl_loop_new(loop, h->multi, on_curl_moved, h);
     bool ok =
-        curl_multi_setopt(h->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket) == CURLM_OK &&
-        curl_multi_setopt(h->multi, CURLMOPT_SOCKETDATA, h) == CURLM_OK &&
-        curl_multi_setopt(h->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer) == CURLM_OK &&
-        curl_multi_setopt(h->multi, CURLMOPT_TIMERDATA, h) == CURLM_OK &&
         curl_multi_setopt(h->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING) == CURLM_OK &&
         curl_multi_setopt(h->multi, CURLMOPT_MAXCONNECTS, (long)SLOTS_MAX) == CURLM_OK;
     CHECK(ok);
@@ -873,7 +756,7 @@ void http_free(struct http **hp)
     *hp = NULL;
     if (h == NULL)
         return;
-    CHECK(!h->is_in_curl);
+    CHECK(!curl_loop_is_in_curl(h->curl_loop));
     h->depth++;
     h->is_closing = true;
     while (!list_is_empty(&h->calls)) {
@@ -884,7 +767,7 @@ void http_free(struct http **hp)
     curl_multi_cleanup(h->multi); /* closes the kept connections: the slots are still there */
     curl_global_cleanup();
     free_slots(h);
-    timer_free(&h->timer);
+    curl_loop_free(&h->curl_loop);
     free(h->ca_file);
     free(h->user_agent);
     leave(h);
@@ -893,7 +776,7 @@ void http_free(struct http **hp)
 struct http_call *http_send(struct http *h, const struct http_request *r, http_done_cb cb,
                             void *arg)
 {
-    CHECK(!h->is_closing && !h->is_in_curl);
+    CHECK(!h->is_closing && !curl_loop_is_in_curl(h->curl_loop));
     struct http_call *call = xcalloc(1, sizeof *call);
     call->h = h;
     call->cb = cb;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-/* http: HTTPS calls to AWS through a tunnel, by libcurl's multi interface on the loop.  The only
- * file pair that knows curl.h.  Layer: aws.  Thread: loop.
+/* http: HTTPS calls to AWS through a tunnel, by libcurl's multi interface on the loop.  Knows
+ * curl.h, with curl_loop.  Layer: aws.  Thread: loop.
  *
  * Never resent unseen: bodies are read once by callback, without a rewind, so that libcurl's own
  * resend on a dead reused connection ends in CURLE_SEND_FAIL_REWIND; what has not left this process

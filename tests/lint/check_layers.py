@@ -27,7 +27,7 @@ PRIVATE_HEADERS = {"mail/smtp_session.h"}
 
 # A third party is met in one place: header pattern -> the files that may include it.
 HOMES = {
-    "curl/*": ["aws/http.c"],
+    "curl/*": ["aws/http.c", "aws/curl_loop.*"],
     "grpc/*": ["identity/workload_api_grpc.c"],
     "microhttpd.h": ["ops/admin.c"],
     "yaml.h": ["app/config*.c"],
