@@ -492,9 +492,10 @@ static bool has_left(const struct http_call *call, const struct tunnel_peer_info
         curl_easy_getinfo(call->easy, CURLINFO_SIZE_UPLOAD_T, &uploaded) == CURLE_OK &&
         (uint64_t)uploaded < call->body_len)
         return false;
-    /* nobody has accepted a new connection yet, nor will: it closes now */
+    /* nobody has accepted a new connection yet, nor will: it closes now.  (What speaks TLS inside
+     * was accepted.) */
     if (!info->is_known)
-        return !call->r.is_new_connection;
+        return !call->r.is_new_connection || call->is_https;
     bool is_final = info->end.cause != END_NONE;
     /* a complaint about our certificate ends the handshake: no gateway reads a request before it */
     if (is_final && info->end.cause == END_ALERT && info->end.err.code == ERR_DENIED &&

@@ -24,7 +24,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define N_ENDED          64
+#define ENDED_MIN        64
 #define BACKLOG          128
 #define LOCAL_HIGH_BYTES 65536u
 #define HELD_MAX_BYTES   65536u /* one read of either side */
@@ -89,8 +89,8 @@ struct tunnel {
     void *on_closed_arg;
     struct stream_end last_failure;
     uint64_t failed_at_ms;
-    struct ended *ended[N_ENDED]; /* ring */
-    unsigned n_ended;
+    struct ended **ended; /* ring */
+    unsigned n_ended, ended_max;
     struct tls_stream_target target; /* deep copy */
     struct spiffe_id *ids;
     char *host, *sni, *alpn, *path, *name;
@@ -166,7 +166,7 @@ static bool is_failure(const struct link *l)
 static void link_record(struct link *l)
 {
     struct tunnel *t = l->t;
-    struct ended **slot = &t->ended[t->n_ended++ % N_ENDED];
+    struct ended **slot = &t->ended[t->n_ended++ % t->ended_max];
     if (*slot == NULL)
         *slot = xcalloc(1, sizeof **slot);
     str_copy((*slot)->name, sizeof(*slot)->name, str_from(l->name));
@@ -199,8 +199,8 @@ void tunnel_peer_info(const struct tunnel *t, const char *client_name, struct tu
         link_info(l, out);
         return;
     }
-    for (unsigned i = t->n_ended; i > 0 && i + N_ENDED > t->n_ended; i--) { /* newest first */
-        const struct ended *r = t->ended[(i - 1) % N_ENDED];
+    for (unsigned i = t->n_ended; i > 0 && i + t->ended_max > t->n_ended; i--) { /* newest first */
+        const struct ended *r = t->ended[(i - 1) % t->ended_max];
         if (strcmp(r->name, client_name) == 0) {
             *out = r->info;
             return;
@@ -237,8 +237,9 @@ static void tunnel_maybe_free(struct tunnel *t)
         return;
     void (*cb)(void *arg) = t->on_closed;
     void *arg = t->on_closed_arg;
-    for (unsigned i = 0; i < N_ENDED; i++)
+    for (unsigned i = 0; i < t->ended_max; i++)
         free(t->ended[i]);
+    free(t->ended);
     free(t->ids);
     free(t->host);
     free(t->sni);
@@ -652,7 +653,8 @@ NODISCARD static bool remove_stale(const char *path, struct err *e)
     struct stat st;
     if (unix_socket_remove_stale(path) || (lstat(path, &st) != 0 && errno == ENOENT))
         return true;
-    return err_set(e, ERR_DENIED, 0, "%.200s is in the way: no socket, or one in use", path);
+    return err_set(e, ERR_DENIED, 0,
+                   "%.200s is in the way: no socket, or one in use, or another user's", path);
 }
 
 NODISCARD static bool tunnel_listen(struct tunnel *t, struct err *e)
@@ -676,6 +678,9 @@ static struct tunnel *tunnel_alloc(uv_loop_t *loop, const struct tunnel_config *
     t->clock = clock;
     t->max_streams = cfg->max_streams != 0 ? cfg->max_streams : MAX_STREAMS;
     t->max_age_ms = cfg->max_age_ms != 0 ? cfg->max_age_ms : MAX_AGE_MS;
+    /* All may end in one turn, before anybody asks why. */
+    t->ended_max = 2 * t->max_streams > ENDED_MIN ? 2 * t->max_streams : ENDED_MIN;
+    t->ended = xcalloc(t->ended_max, sizeof *t->ended);
     list_init(&t->links);
     t->path = xasprintf("%s/%s", cfg->directory, cfg->name);
     t->name = xasprintf("gateway %s:%u", cfg->target.host, cfg->target.port);

@@ -35,7 +35,8 @@ const char *tunnel_path(const struct tunnel *t);
 NODISCARD bool tunnel_client_name_from_fd(int fd, char *out, size_t cap);
 
 /* The far end of one accepted connection, by the name of the dialling socket.  Why it ended is
- * known before the dialling side can see the end, and stays known for the last 64 connections. */
+ * known before the dialling side can see the end, and stays known for the last 64 connections,
+ * or twice max_streams where that is more. */
 struct tunnel_peer_info {
     bool is_known;
     struct stream_end end;         /* cause END_NONE while it lives */

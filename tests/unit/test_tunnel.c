@@ -738,20 +738,21 @@ TEST(tunnel, a_connection_abandoned_during_the_handshake_ends_at_once)
     bed_release(&b);
 }
 
-TEST(tunnel, the_last_64_ends_are_known)
+static void expect_known_ends(unsigned max_streams, int n)
 {
     struct bed b;
     struct client first, last = {0};
     bed_init(&b);
+    b.cfg.max_streams = max_streams;
     mesh_redact(&b.mesh);
     bed_start(&b, (struct gateway_config){0});
     first = dial(&b);
     LOOP_UNTIL(b.loop, client_read(&first));
-    for (int i = 0; i < 64; i++) {
+    for (int i = 0; i < n; i++) {
         assert_true(info(&b, &first).is_known);
         last = dial(&b);
         LOOP_UNTIL(b.loop, client_read(&last));
-        if (i < 63)
+        if (i < n - 1)
             client_release(&last);
     }
     assert_false(info(&b, &first).is_known);
@@ -764,6 +765,17 @@ TEST(tunnel, the_last_64_ends_are_known)
     client_release(&first);
     client_release(&last);
     bed_release(&b);
+}
+
+TEST(tunnel, the_last_64_ends_are_known)
+{
+    expect_known_ends(8, 64);
+}
+
+/* All may be cut in one turn, before the first is asked for. */
+TEST(tunnel, twice_as_many_ends_as_there_may_be_streams_are_known)
+{
+    expect_known_ends(40, 80);
 }
 
 /* Both happen in one turn of the loop; which first, is what the caller did first. */
