@@ -65,6 +65,10 @@ TEST(redact, anothers_words_keep_no_local_part_of_the_mail)
          "Sender <***@corp.example> is not in policy.senders"},
         {"o'al+tag@x.example.org", "***@x.example.org"},
         {"(al@x.example)al@x.example", "(***@x.example)***@x.example"},
+        {"resource: arn:aws:ses:eu-central-1:1:identity/al@x.example",
+         "resource: arn:aws:ses:eu-central-1:1:identity/***@x.example"},
+        {"'al@x.example' \"al@x.example\" to=al@x.example|al@x.example",
+         "'***@x.example' \"***@x.example\" to=***@x.example|***@x.example"},
         /* cut amid an address */
         {"not verified: al@x.exam", "not verified: ***@x.example"},
         {"not verified: sa", "not verified: ***@x.example"},
