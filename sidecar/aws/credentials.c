@@ -287,14 +287,17 @@ void credentials_warm_up(struct credentials *c)
 
 void credentials_drop(struct credentials *c)
 {
+    struct err e;
+    bool were_any = c->current != NULL || c->is_fetching;
     timer_stop(c->fetch);
     drop_current(c);
     if (c->is_fetching)
         c->source.cancel(c->source.self);
     c->is_fetching = false;
-    err_set(&c->last_error, ERR_UNAVAIL, 0,
-            "the identity behind the AWS credentials was taken back");
-    make_all_ready(c, &c->last_error);
+    err_set(&e, ERR_UNAVAIL, 0, "the identity behind the AWS credentials was taken back");
+    make_all_ready(c, &e);
+    if (were_any)
+        c->last_error = e;
 }
 
 static void cancel_requests(struct credentials *c)

@@ -51,7 +51,7 @@ void credentials_reject(struct credentials *c, const struct aws_credentials *bad
  * (called when an identity appears).  From then on a set is kept at hand. */
 void credentials_warm_up(struct credentials *c);
 /* Drop the set at once (the identity behind it was redacted); nothing is fetched before the next
- * get or warm-up. */
+ * get or warm-up.  Why the last fetch failed stays where there were none. */
 void credentials_drop(struct credentials *c);
 
 struct credentials_status {

@@ -456,6 +456,21 @@ TEST(credentials, a_redacted_identity_ends_their_use_at_once)
     finish(&c);
 }
 
+TEST(credentials, none_are_said_to_be_taken_back_where_there_were_none)
+{
+    struct credentials *c = start();
+    struct credentials_status s;
+    credentials_drop(c);
+    credentials_get_status(c, &s);
+    assert_int_equal(s.last_error.code, ERR_NONE);
+    credentials_warm_up(c);
+    fail_fetch(ERR_DENIED, "several SVIDs are offered");
+    credentials_drop(c);
+    credentials_get_status(c, &s);
+    assert_string_equal(s.last_error.msg, "several SVIDs are offered");
+    finish(&c);
+}
+
 TEST(credentials, free_ends_what_waits)
 {
     struct credentials *c = start();
