@@ -123,11 +123,19 @@ void check_config_roots(void *arg, struct doctor *d, unsigned what)
 }
 
 /* The server names its listeners as the kernel does, which need not be as they were configured. */
+/* What ":PORT" becomes where there is no IPv6. */
+static bool is_all_of_ipv4(const struct listen_address *open, const struct listen_address *wanted)
+{
+    return wanted->kind == LISTEN_ALL && open->kind == LISTEN_IPV4 && open->port == wanted->port &&
+           strcmp(open->host, "0.0.0.0") == 0;
+}
+
 static bool is_open(const struct doctor_sources *s, const struct listen_address *wanted)
 {
     struct listen_address one;
     for (const char *const *open = smtp_server_listeners(s->smtp); *open != NULL; open++)
-        if (listen_address_parse(str_from(*open), &one, NULL) && listen_address_same(&one, wanted))
+        if (listen_address_parse(str_from(*open), &one, NULL) &&
+            (listen_address_same(&one, wanted) || is_all_of_ipv4(&one, wanted)))
             return true;
     return false;
 }

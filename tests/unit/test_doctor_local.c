@@ -173,14 +173,19 @@ static unsigned free_port(void)
     return ntohs(at.sin_port);
 }
 
-static void listen_on(struct fixture *f, const char *form)
+static void listen_on_port(struct fixture *f, const char *form, unsigned port)
 {
     AUTO_FREE char *text = xasprintf(
         "gateway: {host: gw, spiffe_ids: ['spiffe://example.org/gw']}\n"
         "ses: {region: eu-central-1}\naws: {role_arn: 'arn:aws:iam::123456789012:role/m'}\n"
         "smtp: {allow_any_address: true, listen: ['%s%u']}\n",
-        form, free_port());
+        form, port);
     fixture_init(f, text);
+}
+
+static void listen_on(struct fixture *f, const char *form)
+{
+    listen_on_port(f, form, free_port());
 }
 
 TEST(doctor_local, an_address_that_is_open_is_found_however_it_was_written)
@@ -195,6 +200,25 @@ TEST(doctor_local, an_address_that_is_open_is_found_however_it_was_written)
         if (f.code[0] != '\0' || strstr(f.text, f.config->smtp.listen[0]) == NULL)
             fail_msg("%s: %s", f.code, f.text);
         fixture_release(&f);
+    }
+}
+
+TEST(doctor_local, every_address_is_open_by_ipv4_alone_where_there_is_no_ipv6)
+{
+    static const struct {
+        const char *wanted, *code;
+    } cases[] = {{":", ""}, {"[::]:", "SM006"}};
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct fixture f, open;
+        listen_on(&open, "0.0.0.0:");
+        start_server(&open);
+        listen_on_port(&f, cases[i].wanted, open.config->smtp.addresses[0].port);
+        f.sources.smtp = open.sources.smtp;
+        examine(&f, check_listeners);
+        assert_string_equal(f.code, cases[i].code);
+        f.sources.smtp = NULL;
+        fixture_release(&f);
+        fixture_release(&open);
     }
 }
 
