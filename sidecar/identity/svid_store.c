@@ -225,6 +225,13 @@ bool svid_store_select(const struct svid_store *st, enum svid_role role, struct 
     return true;
 }
 
+bool svid_store_has_expired(const struct svid_store *st, enum svid_role role)
+{
+    const struct svid *v;
+    struct err e;
+    return judge(st, role, &v, &e) == USABLE_EXPIRED;
+}
+
 struct svid_set *svid_store_current(const struct svid_store *st)
 {
     return st->set;

@@ -84,6 +84,9 @@ struct svid_set *svid_store_current(const struct svid_store *st);
 NODISCARD bool svid_store_select(const struct svid_store *st, enum svid_role role,
                                  struct svid_set **set, const struct svid **out, struct err *e);
 
+/* The role's SVID is there, and its time is over. */
+bool svid_store_has_expired(const struct svid_store *st, enum svid_role role);
+
 /* Called (loop, never from inside publish/redact/select) whenever the set, its expiry or the
  * redaction state changed.  The watcher stays until removed. */
 typedef void (*svid_watch_cb)(void *arg);

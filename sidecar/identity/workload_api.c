@@ -294,15 +294,9 @@ static void reopen(struct workload_api *w)
 static void on_store_change(void *arg)
 {
     struct workload_api *w = arg;
-    struct svid_set *set = NULL;
-    const struct svid *svid;
-    struct err e;
-    for (unsigned role = 0; role < SVID_ROLE_COUNT && w->state == WATCH_LIVE; role++) {
-        if (svid_store_select(w->store, (enum svid_role)role, &set, &svid, &e))
-            svid_set_unref(&set);
-        else if (e.code == ERR_EXPIRED)
+    for (unsigned role = 0; role < SVID_ROLE_COUNT && w->state == WATCH_LIVE; role++)
+        if (svid_store_has_expired(w->store, (enum svid_role)role))
             reopen(w);
-    }
 }
 
 static void stream_open(struct workload_api *w)

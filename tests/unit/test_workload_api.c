@@ -655,6 +655,20 @@ TEST(workload_api, a_live_stream_under_which_the_svid_expires_is_opened_anew_onc
     teardown();
 }
 
+TEST(workload_api, a_live_stream_is_kept_while_this_clock_is_behind)
+{
+    setup();
+    agent_sends(ID);
+    fake_time_set_wall(svid_store_current(store)->svids[0].not_before_ms - 1000);
+    fake_time_advance(2 * MINUTE_MS);
+    agent_sends(ID);
+    fake_time_set_wall(svid_store_current(store)->svids[0].not_before_ms - 1000);
+    fake_time_advance(0);
+    assert_int_equal(n_rpcs, 1);
+    assert_false(rpcs[0].is_canceled);
+    teardown();
+}
+
 /* --- endpoint --- */
 
 TEST(workload_api, the_environment_names_the_endpoint_if_the_configuration_does_not)
