@@ -32,11 +32,10 @@
 #define DESCRIPTORS_APART 100
 
 /* After SIGTERM; kubelet kills a late sidecar after 2 s. */
-#define DRAIN_MS      1200 /* what is in flight then is cut and told so */
-#define CLOSE_BY_MS   1500 /* who has not read his last words by then does without */
-#define EXIT_BY_MS    1750 /* what cannot be ended is left behind: a name look-up, for one */
-#define AT_ONCE_MS    200  /* the same after a second SIGTERM */
-#define LAST_LINES_MS 100  /* for a log that is not read */
+#define DRAIN_MS    1200 /* what is in flight then is cut and told so */
+#define CLOSE_BY_MS 1500 /* who has not read his last words by then does without */
+#define EXIT_BY_MS  1750 /* what cannot be ended is left behind: a name look-up, for one */
+#define AT_ONCE_MS  200  /* the same after a second SIGTERM */
 enum tunnel_kind { TUNNEL_MAIL, TUNNEL_STS, TUNNEL_COUNT };
 
 /* Where the end stands.  Each step starts the next one from its own completion. */
@@ -194,7 +193,7 @@ static void on_exit_limit(uv_timer_t *timer)
     struct app *a = timer->data;
     LOG(EV_APP_STOPPED, F_INT("uptime_ms", clock_wall_ms(a->clock) - a->started_at_ms),
         F_STR("left_behind", what_is_left(a)));
-    log_flush(LAST_LINES_MS);
+    log_flush(LOG_LAST_LINES_MS);
     process_remove_run_dir(&a->run_dir);
     _exit(0);
 }
@@ -203,8 +202,10 @@ static void on_signal(uv_signal_t *handle, int signum)
 {
     struct app *a = handle->data;
     if (a->stop != RUNNING) { /* asked twice: at once */
-        if (a->stop == CLOSING)
+        if (a->stop == CLOSING) {
+            log_flush(LOG_LAST_LINES_MS);
             _exit(0);
+        }
         uv_timer_start(&a->exit_limit, on_exit_limit, AT_ONCE_MS, 0);
         stop_closing(a);
         return;
@@ -459,7 +460,7 @@ bool app_run(const struct config *cfg, struct err *e)
     log_detach();
     uv_run(&a->loop, UV_RUN_DEFAULT);
     LOG(EV_APP_STOPPED, F_INT("uptime_ms", clock_wall_ms(a->clock) - a->started_at_ms));
-    log_flush(LAST_LINES_MS);
+    log_flush(LOG_LAST_LINES_MS);
     CHECK(uv_loop_close(&a->loop) == 0); /* every handle was closed by its owner */
     process_remove_run_dir(&a->run_dir);
     free(a->credentials_of);

@@ -56,8 +56,10 @@ int cli_run(int argc, char **argv)
     if (o.log_format != NULL)
         cfg->log.format = strcmp(o.log_format, "text") == 0 ? LOG_TEXT : LOG_JSON;
     bool ok = app_run(cfg, &e);
-    if (!ok)
+    if (!ok) {
         LOG_ERR(EV_APP_CANNOT_START, &e, F_STR("config", o.config_file));
+        log_flush(LOG_LAST_LINES_MS);
+    }
     config_free(&cfg);
     return ok ? 0 : 1;
 }

@@ -47,6 +47,7 @@ void log_attach(uv_loop_t *loop);
 void log_detach(void);
 /* Write what waits while there is room for it, or comes to be within patience_ms in all. */
 void log_flush(unsigned patience_ms);
+#define LOG_LAST_LINES_MS 100 /* patience before an exit, for a log that is not read */
 
 /* LOG(EV_SVID_ROTATED, F_STR("spiffe_id", id), F_INT("generation", 3)); an empty string field is
  * left out. */
