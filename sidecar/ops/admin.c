@@ -437,8 +437,11 @@ static bool bind_unix(int fd, const struct sockaddr_un *addr, struct err *e)
         return err_set(e, ERR_IO, 0, "admin socket %s: something is there that is no socket",
                        addr->sun_path);
     if (!unix_socket_remove_stale(addr->sun_path))
-        return err_set(e, ERR_UNAVAIL, 0, "admin socket %s: another svidmail is running on it",
-                       addr->sun_path);
+        return err_set(
+            e, ERR_UNAVAIL, 0,
+            "admin socket %s: another svidmail is running on it, or has left it under another "
+            "user: remove it then",
+            addr->sun_path);
     if (bind(fd, (const struct sockaddr *)addr, sizeof *addr) == -1)
         return err_set(e, ERR_IO, errno, "admin socket %s", addr->sun_path);
     return true;
