@@ -304,13 +304,13 @@ def test_releases_of_one_name_in_two_namespaces_mean_different_pods(chart):
     assert other.one("Gateway")["spec"]["selector"].items() <= pod.items()
 
 
-@pytest.mark.parametrize("namespace", ["on", "123"])
-def test_a_name_that_yaml_takes_for_something_else_stays_a_name(namespace):
+@pytest.mark.parametrize(("namespace", "name"), [("on", "on"), ("123", "null")])
+def test_a_name_that_yaml_takes_for_something_else_stays_a_name(namespace, name):
     rendered = Chart("mail-egress", helm_path("4"), namespace=namespace).render(
-        CHART.ci["full"], {"fullnameOverride": namespace})
+        CHART.ci["full"], {"fullnameOverride": name})
     pod = rendered.one("Deployment")["spec"]["template"]
     assert pod["metadata"]["labels"]["svidmail.io/gateway-namespace"] == namespace
-    assert pod["metadata"]["labels"]["istio"] == pod["spec"]["serviceAccountName"] == namespace
+    assert pod["metadata"]["labels"]["istio"] == pod["spec"]["serviceAccountName"] == name
     for entry in rendered.objects:
         assert isinstance(entry["metadata"]["name"], str)
         assert entry["metadata"].get("namespace", namespace) == namespace
@@ -403,12 +403,13 @@ def test_of_the_nodes_dns_cache_dns_alone_is_open(chart):
 
 def test_dns_is_asked_by_the_ports_that_its_pods_listen_on(chart):
     """OpenShift's are openshift-dns, 5353: a NetworkPolicy means a pod's port, not its Service's."""
-    labels = {"k8s-app": None, "dns.operator.openshift.io/daemonset-dns": "default"}
+    labels = {"dns.operator.openshift.io/daemonset-dns": "default"}
     dns = {"namespace": "openshift-dns", "podLabels": labels, "ports": [5353]}
     for node_cache, ports in (("", [5353]), ("169.254.20.10", [53, 5353])):
         values = {"networkPolicy": {"dns": dns | {"nodeCache": node_cache}}}
         [policy] = chart.render(chart.ci["default"], values).of("NetworkPolicy")
         [rule] = [rule for rule in policy["spec"]["egress"] if "openshift-dns" in json.dumps(rule["to"])]
+        assert rule["to"][0]["podSelector"]["matchLabels"] == labels
         assert sorted((one["port"], one["protocol"]) for one in rule["ports"]) == [
             (port, protocol) for port in ports for protocol in ("TCP", "UDP")]
 

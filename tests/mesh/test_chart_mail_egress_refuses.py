@@ -90,6 +90,9 @@ REFUSED = [
      "use end_to_end"),
     ({"extraHosts": [{"host": "sts.us-east-1.amazonaws.com", "via": "smtp"}]}, "extraHosts[0].via", "use end_to_end"),
     ({"extraHosts": [{"host": "mail.shop.svc.cluster.local", "via": "smtp"}]}, "extraHosts[0].via", "use end_to_end"),
+    ({"extraHosts": [{"host": "relay.shop.svc", "via": "api"}]}, "extraHosts[0].via", "use end_to_end"),
+    ({"clusterDomain": "k8s.example", "extraHosts": [{"host": "relay.shop.svc.k8s.example", "via": "api"}]},
+     "extraHosts[0].via", "use end_to_end"),
     ({"extraHosts": [{"host": "a.example.com", "via": "api", "port": 9444}]}, "extraHosts[0].port 9444",
      "choose another"),
     ({"extraHosts": [{"host": "a.example.com", "via": "api"}, {"host": "a.example.com", "via": "smtp", "port": 443}]},
@@ -97,10 +100,13 @@ REFUSED = [
     ({"gateway": {"autoscaling": {"enabled": True, "minReplicas": 9}}}, "gateway.autoscaling.minReplicas 9", "correct"),
     ({"gateway": {"autoscaling": {"enabled": True}, "resources": {"requests": {"cpu": None}}}},
      "gateway.resources.requests.cpu is missing", "set it"),
+    ({"gateway": {"autoscaling": {"enabled": True}, "resources": None}}, "gateway.resources.requests.cpu is missing",
+     "set it"),
     ({"federatedTrustDomains": ["spiffe://a.org"]}, 'federatedTrustDomains[0] "spiffe://a.org"', "other.example"),
     ({"federatedTrustDomains": ["Other.org"]}, "federatedTrustDomains[0]", "lower-case"),
     ({"fullnameOverride": "Mail_Egress"}, 'fullnameOverride "Mail_Egress"', "lower-case"),
     ({"fullnameOverride": "m" * 64}, "fullnameOverride", "63"),
+    ({"fullnameOverride": "12"}, 'fullnameOverride "12"', "begin with a letter"),
     ({"gateway": {"podLabels": {"app.kubernetes.io/name": "other"}}}, "gateway.podLabels", "remove it"),
     ({"gateway": {"templates": ""}}, "gateway.templates", "e.g. gateway,spire-gateway"),
     ({"gateway": {"podLabels": {"istio": "other"}}}, "gateway.podLabels", "remove it"),
@@ -161,6 +167,22 @@ def test_a_value_that_cannot_work_is_named_with_its_cure(chart, values, fault, c
 ], ids=["of a client's", "named", "no policy", "of no namespace", "of elsewhere"])
 def test_a_principal_that_the_network_lets_through_is_taken(chart, values):
     chart.render(chart.ci["default"], values)
+
+
+def test_a_public_host_that_only_looks_like_a_service_is_taken(chart):
+    chart.render(chart.ci["default"], {"extraHosts": [{"host": "relay.svc.example.com", "via": "smtp"}]})
+
+
+def test_a_cpu_limit_alone_is_enough_for_autoscaling(chart):
+    """The apiserver makes the request of it."""
+    chart.render(chart.ci["default"], {"gateway": {"autoscaling": {"enabled": True},
+                                                   "resources": {"requests": None, "limits": {"cpu": "1"}}}})
+
+
+@pytest.mark.parametrize("release", ["12-mail-egress", "12"])
+def test_a_release_whose_name_no_service_can_have_is_refused(release):
+    chart = Chart("mail-egress", helm_path("4"), release=release)
+    assert "begin with a letter" in chart.refusal(chart.ci["default"])
 
 
 def test_all_faults_are_told_at_once(chart):
@@ -290,3 +312,13 @@ def test_ports_that_the_mesh_excludes_are_taken_over(cluster, version):
         "svidmail": {"istio": {"excludeOutboundPorts": [3306, 6379], "excludeInboundPorts": [8081]}}}
     unasked = chart.try_on(mesh, chart.ci["injection"], {"istio": {"lookUp": False}})
     assert "3306" not in unasked and "\nsvidmail:" not in unasked
+
+
+@pytest.mark.parametrize("revision", ["", "a-tag"])
+def test_ports_of_a_mesh_that_has_revisions_only_are_taken_over(cluster, chart, revision):
+    def injector(name: str, ports: str) -> dict:
+        return config_map(f"istio-sidecar-injector-{name}", values={"global": {"proxy": {"excludeOutboundPorts": ports}}})
+
+    mesh = cluster(injector("1-30", "3306"), injector("1-31", "3306,6379"))
+    assert 'orValue("3306,6379")' in chart.try_on(mesh, chart.ci["injection"], {"gateway": {"revision": revision}})
+    assert 'orValue("3306")' in chart.try_on(mesh, chart.ci["injection"], {"gateway": {"revision": "1-30"}})

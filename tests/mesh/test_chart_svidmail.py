@@ -227,6 +227,8 @@ def test_no_configuration_at_all_is_refused(chart):
      ["config.aws.role_arn", "partition aws-cn", "ses.region eu-central-1 is in aws:", "correct"]),
     (with_config("ses", "region", value="us-gov-west-1"), ["config.aws.role_arn", "partition aws,", "aws-us-gov"]),
     (with_config("ses", "region", value="eusc-de-east-1"), ["config.aws.role_arn", "aws-eusc"]),
+    (with_config("aws", "role_arn", value="arn:aws-iso:iam::123456789012:role/a"), ["config.aws.role_arn", "aws-iso,"]),
+    (with_config("ses", "region", value="us-isob-east-1"), ["config.aws.role_arn", "is in aws-iso-b:"]),
     (with_config("ses", "from_identity_arn", value="arn:aws-cn:ses:cn-north-1:123456789012:identity/a.example"),
      ["config.ses.from_identity_arn", "partition aws-cn"]),
     (with_config("aws", "sts_region", value="cn-north-1"), ["config.aws.sts_region", "partition aws-cn"]),

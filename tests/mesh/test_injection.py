@@ -297,6 +297,7 @@ def test_the_label_counts_in_the_chosen_namespaces_only(kube_api, policies, name
             return False
 
     poll_until("a pod on the node's network to be taken where the label does not count", is_taken, 30, interval=0.2)
+    assert warns_of(kube_api, labelled(POD, hostNetwork=True), namespace, "it acts in some namespaces only")
     kube_api.create(with_template(WORKLOADS["Deployment"], hostNetwork=True), dry_run=True, namespace=namespace)
     assert kube_api.warnings == []
 

@@ -24,10 +24,10 @@ values.schema.json's; here is what a schema says badly or cannot know.
 {{- else if not (regexMatch "^[a-z0-9._-]{1,255}$" $domain) }}
   {{- $found = append $found (printf "trustDomain %q is no trust domain: lower-case letters, digits, dots, dashes and underscores only" $domain) }}
 {{- end }}
-{{- with .Values.fullnameOverride }}
-  {{- if not (regexMatch "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" .) }}
-    {{- $found = append $found (printf "fullnameOverride %q is no name of a Service: lower-case letters, digits and dashes, at most 63" .) }}
-  {{- end }}
+{{- $key := empty .Values.fullnameOverride | ternary "the release's name gives" "fullnameOverride" }}
+{{- $name := .Values.fullnameOverride | default (include "mail-egress.name" .) }}
+{{- if not (regexMatch "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$" $name) }}
+  {{- $found = append $found (printf "%s %q is no name of a Service: set fullnameOverride to lower-case letters, digits and dashes, which begin with a letter, at most 63" $key $name) }}
 {{- end }}
 {{- range $i, $federated := .Values.federatedTrustDomains }}
   {{- if not (regexMatch "^[a-z0-9._-]{1,255}$" $federated) }}
@@ -160,7 +160,7 @@ values.schema.json's; here is what a schema says badly or cannot know.
     {{- $found = append $found (printf "%s.port %d is gateway.ports.end_to_end, by which the chart tells bytes from calls: choose another for gateway.ports.end_to_end" $key $port) }}
   {{- else if and (ne .via "end_to_end") (regexMatch "(^|[.])(sts|rolesanywhere)(-fips)?[.]" .host) }}
     {{- $found = append $found (printf "%s.via %s would show the gateway the credentials in the answers of %s: use end_to_end, as svidmail does" $key .via .host) }}
-  {{- else if and (ne .via "end_to_end") (contains ".svc." .host) }}
+  {{- else if and (ne .via "end_to_end") (regexMatch (printf "[.]svc([.]cluster[.]local|[.]%s)?$" (replace "." "[.]" $.Values.clusterDomain)) .host) }}
     {{- $found = append $found (printf "%s.via %s would have the gateway judge %s, a Service of a cluster, by the roots that it judges AWS by: use end_to_end" $key .via .host) }}
   {{- else if hasKey $seen (printf "%s:%d" .host $port) }}
     {{- $found = append $found (printf "%s: %s port %d is there by another port of the gateway: one host port goes one way" $key .host $port) }}
@@ -177,7 +177,8 @@ values.schema.json's; here is what a schema says badly or cannot know.
   {{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
     {{- $found = append $found (printf "gateway.autoscaling.minReplicas %d is more than maxReplicas %d: correct one of them" (int .minReplicas) (int .maxReplicas)) }}
   {{- end }}
-  {{- if and .enabled (not (dig "requests" "cpu" "" $.Values.gateway.resources)) }}
+  {{- $resources := $.Values.gateway.resources | default dict }}
+  {{- if and .enabled (not (dig "requests" "cpu" (dig "limits" "cpu" "" $resources) $resources)) }}
     {{- $found = append $found "gateway.resources.requests.cpu is missing, and gateway.autoscaling counts in percent of it: set it, e.g. 100m" }}
   {{- end }}
 {{- end }}

@@ -66,25 +66,39 @@ makes the gateway.
 {{- $found | toJson }}
 {{- end }}
 
-{{/* Ports that the mesh lets past istio-proxy in every pod, as the values say, else as istiod does: {excludeOutboundPorts:
-     [PORT…], excludeInboundPorts: …}. */}}
+{{/*
+Ports that the mesh lets past istio-proxy in every pod, as the values say, else as istiod does: {excludeOutboundPorts:
+[PORT…], excludeInboundPorts: …}.  Of several istiods that of gateway.revision counts, and where it is empty or a tag and none
+has that name, all together: who injects an app's pod is not known, and a port too many is one that the app asked for.
+*/}}
 {{- define "mail-egress.meshPorts" -}}
-{{- $asked := dict }}
+{{- $asked := list }}
 {{- if .Values.istio.lookUp }}
-  {{- $suffix := empty .Values.gateway.revision | ternary "" (printf "-%s" .Values.gateway.revision) }}
-  {{- with lookup "v1" "ConfigMap" .Values.networkPolicy.istiod.namespace (printf "istio-sidecar-injector%s" $suffix) }}
-    {{- $asked = dig "global" "proxy" dict (dig "data" "values" "" . | fromYaml) }}
+  {{- $namespace := .Values.networkPolicy.istiod.namespace }}
+  {{- $name := empty .Values.gateway.revision | ternary "istio-sidecar-injector" (printf "istio-sidecar-injector-%s" .Values.gateway.revision) }}
+  {{- $injectors := list }}
+  {{- with lookup "v1" "ConfigMap" $namespace $name }}
+    {{- $injectors = list . }}
+  {{- else }}
+    {{- range (lookup "v1" "ConfigMap" $namespace "").items }}
+      {{- if hasPrefix "istio-sidecar-injector" .metadata.name }}{{ $injectors = append $injectors . }}{{ end }}
+    {{- end }}
+  {{- end }}
+  {{- range $injectors }}
+    {{- $asked = append $asked (dig "global" "proxy" dict (dig "data" "values" "" . | fromYaml)) }}
   {{- end }}
 {{- end }}
 {{- $found := dict }}
 {{- range $key := list "excludeOutboundPorts" "excludeInboundPorts" }}
   {{- $ports := index $.Values.istio $key }}
   {{- if not $ports }}
-    {{- range get $asked $key | toString | splitList "," }}
-      {{- with regexFind "[0-9]+" . }}{{ $ports = append $ports (int .) }}{{ end }}
+    {{- range $asked }}
+      {{- range get . $key | toString | splitList "," }}
+        {{- with regexFind "[0-9]+" . }}{{ $ports = append $ports (int .) }}{{ end }}
+      {{- end }}
     {{- end }}
   {{- end }}
-  {{- $_ := set $found $key $ports }}
+  {{- $_ := set $found $key (uniq $ports) }}
 {{- end }}
 {{- $found | toJson }}
 {{- end }}

@@ -186,7 +186,7 @@ yes
   {{- $_ := set $others "aws.sts_region" (include "svidmail.partition" $aws.sts_region) -}}
 {{- end -}}
 {{- range $key, $partition := $others -}}
-  {{- if and $partition (ne $partition $home) (has $partition (list "aws" "aws-cn" "aws-us-gov" "aws-eusc")) -}}
+  {{- if and $partition (ne $partition $home) (has $partition (list "aws" "aws-cn" "aws-us-gov" "aws-eusc" "aws-iso" "aws-iso-b" "aws-iso-e" "aws-iso-f")) -}}
     {{- fail (printf "%sconfig.%s: of AWS's partition %s, and ses.region %s is in %s: neither knows the other; correct whichever is wrong" $at $key $partition $ses.region $home) -}}
   {{- end -}}
 {{- end -}}
