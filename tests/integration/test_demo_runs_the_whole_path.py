@@ -132,10 +132,19 @@ def all_of_session(leader):
 def assert_nothing_is_left(one):
     pids = [*getattr(one, "children", []), *all_of_session(one.process.pid)]
     poll_until("every process of the demo to end", lambda: not any(map(is_running, pids)), 5)
+    # The threads of one that was killed may outlive its first one for a moment.
     for port in (one.smtp_port, one.inbox_port):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        poll_until(f"port {port} to be free", lambda port=port: is_free(port), 5)
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
             probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @pytest.mark.parametrize(

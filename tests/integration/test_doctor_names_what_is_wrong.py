@@ -649,8 +649,11 @@ def test_examinations_leave_nothing_behind(new_sidecar, spire, gateway, aws):
     def at_rest() -> tuple[int, int, int] | None:
         """The asker's own descriptor may not be closed yet."""
         first = held()
-        time.sleep(0.3)
-        return first if held() == first else None
+        for _ in range(20):
+            time.sleep(0.1)
+            if held() != first:
+                return None
+        return first
 
     before, before_kb = poll_until("it to rest", at_rest, 10), sidecar.memory_kb()["RssAnon"]
     for _ in range(20):

@@ -176,7 +176,8 @@ def test_it_goes_and_comes_back_on_the_same_port(fake, client):
 
 
 def test_idle_connections_can_be_closed(fake):
-    fake.idle_timeout = 0.1
+    fake.idle_timeout = 2
+    request = good(fake)
     with RudeClient(fake, fake.ses_host) as client:
-        assert client.exchange(good(fake)).status == 200
+        assert client.exchange(request).status == 200
         assert client.is_closed()

@@ -290,6 +290,9 @@ TAKEN_ODDLY = {
 }
 
 
+CUT_BEHIND = ("two lengths alike", "a length beyond any number", "then cut")
+
+
 @pytest.mark.parametrize("kind", TAKEN_ODDLY)
 def test_good_answer_is_understood_however_it_comes(world, kind):
     _, _, gateway, sidecar = world
@@ -297,6 +300,8 @@ def test_good_answer_is_understood_however_it_comes(world, kind):
     gateway.behave(TAKEN_ODDLY[kind])
     code, text = send(sidecar)
     assert code == 250 and json.loads(TAKEN)["MessageId"] in text, text
+    if kind in CUT_BEHIND:  # else the next one may go whole into what is cut then, and be called unknown
+        poll_until("the stream to be cut", lambda: gateway.closed == 1, 10)
     code, text = send(sidecar)  # the next one is not answered by what was left over
     assert "forged" not in text and (code == 250 or text.startswith("4.4.")), text
     assert len(gateway.requests) == 2

@@ -115,7 +115,7 @@ def test_answer_cut_in_the_middle_is_unknown(new_sidecar, spire, gateway, aws, t
 
 
 def test_gateway_gives_up_waiting_is_unknown(new_sidecar, new_gateway, spire, aws):
-    gateway = new_gateway(spire, aws, timeout="1s")
+    gateway = new_gateway(spire, aws, timeout="4s")
     sidecar = new_sidecar(spire, gateway, aws)
     sidecar.wait_ready()
     aws.inject(hang=True, service="ses")

@@ -9,6 +9,7 @@ import re
 import selectors
 import signal
 import socket
+import threading
 import time
 
 import pytest
@@ -124,6 +125,13 @@ def seconds_to_the_end(sidecar) -> float:
     return (at[1] - at[0]).total_seconds()
 
 
+def ask_to_end(sidecar) -> None:
+    """SIGTERM; what svidmail does by a clock from then on is not to wait for whatever else the machine has to do."""
+    for thread in os.listdir(f"/proc/{sidecar.pid}/task"):
+        os.setpriority(os.PRIO_PROCESS, int(thread), -20)
+    sidecar.process.send_signal(signal.SIGTERM)
+
+
 def has_gone(pid: int) -> bool:
     return not os.path.exists(f"/proc/{pid}/fd/0") and not os.path.exists(f"/proc/{pid}/exe")
 
@@ -151,16 +159,19 @@ def moved_into_every_phase(crowd: Crowd, sidecar, aws) -> dict[str, list[App]]:
 @pytest.mark.parametrize("readers", ["read and close", "frozen"])
 def test_sigterm_with_200_sessions_in_every_phase(new_sidecar, spire, gateway, aws, readers):
     """SES takes 16 mails at a time and is slow: some answers come in time, some never."""
+    may_answer = threading.Event()
     sidecar = new_sidecar(spire, gateway, aws)
     sidecar.wait_ready()
     with Crowd(sidecar, SESSIONS) as crowd:
-        aws.inject(delay=0.9, times=12)
+        aws.inject(until=may_answer, times=12)
         aws.inject(hang=True, times=1000)
         phases = moved_into_every_phase(crowd, sidecar, aws)
         poll_until("all to be seen", lambda: sidecar.metric("smtp_sessions") == SESSIONS, 10)
-        aws.wait_for_mails(16, timeout=20)  # judged, which takes its time: what is left to each is its delay
+        aws.wait_for_mails(16, timeout=20)
         pid, began = sidecar.pid, time.monotonic()
-        sidecar.process.send_signal(signal.SIGTERM)
+        ask_to_end(sidecar)
+        sidecar.wait_for_event("app.stopping")
+        may_answer.set()
         if readers == "read and close":
             crowd.read_to_the_end(crowd.apps)
         poll_until("its end", lambda: has_gone(pid) or time.monotonic() - began > 30, 30)
@@ -204,7 +215,7 @@ def judge(phases: dict[str, list[App]], sidecar, taken: list[str]) -> None:
 
 def told_and_gone(sidecar, app: App) -> str:
     """The verdict after SIGTERM; svidmail ends in time."""
-    sidecar.process.send_signal(signal.SIGTERM)
+    ask_to_end(sidecar)
     poll_until("a verdict", lambda: app.read() or app.verdicts != [""], 10)
     assert sidecar.wait_exit() == 0
     assert seconds_to_the_end(sidecar) < GRACE_S - MARGIN_S

@@ -236,6 +236,7 @@ def test_descriptors_used_up_cost_new_connections_and_nothing_else(new_sidecar, 
         crowd = [stack.enter_context(sidecar.connect()) for _ in range(60)]
         served = [connection for connection in crowd if is_greeted(connection)]
         assert 5 <= len(served) <= 40
+        served[0].settimeout(30)
         served[0].sendall(b"EHLO a\r\n" + START + raw(b"x\r\n") + b".\r\nQUIT\r\n")
         replies = read_rest(served[0])
         # With a pooled file and a kept connection it goes; else it is deferred, never refused for good.

@@ -128,7 +128,7 @@ class Fault:
     when only the answer suffers (cut, delay, hang, trickle), and is not when the answer is an error.
     `cut`: before-body, before-answer, mid-head, mid-answer, after-answer.  `rst`: by RST, not by FIN.
     `early`: the answer is sent before the body is read.  `read_rate`: the body is read at bytes/second.
-    `error_in`: header, __type or code: where the error's name stands.
+    `error_in`: header, __type or code: where the error's name stands.  `until`: the answer waits for it.
     """
 
     name: str = ""
@@ -141,6 +141,7 @@ class Fault:
     content_type: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     delay: float = 0
+    until: threading.Event | None = None
     cut: str = ""
     rst: bool = False
     hang: bool = False
@@ -251,6 +252,7 @@ class HttpServer:
         self._streams: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self._released = threading.Event()
+        self._cuts = 0
         self._sni: dict[int, str] = {}
 
     # Told by the subclass.
@@ -291,6 +293,7 @@ class HttpServer:
     def cut_connections(self) -> int:
         """Ends every open connection, as a load balancer does that is taken out of service."""
         with self.changed:
+            self._cuts += 1
             streams = list(self._streams)
         for stream in streams:
             # Not SSLSocket.shutdown: that takes the TLS state from under the thread that reads.
@@ -337,12 +340,15 @@ class HttpServer:
         stream: socket.socket = plain
         with self.changed:
             self._streams.add(plain)
+            cuts = self._cuts
         try:
             tls = first.wrap_socket(plain, server_side=True)
             stream = tls
             with self.changed:
                 self._streams.discard(plain)
                 self._streams.add(tls)
+                if self._cuts != cuts:  # within the handshake nobody but it has the socket
+                    raise _Closed
                 connection = Connection(
                     len(self.connections) + 1,
                     peer,
@@ -518,6 +524,8 @@ class HttpServer:
     ) -> None:
         if fault and fault.delay and released.wait(fault.delay):
             raise _Closed
+        if fault and fault.until:
+            fault.until.wait(60)
         if fault and fault.hang:
             self._unanswered(request)
             released.wait()

@@ -22,13 +22,13 @@ from .world import GATEWAY_PATH, SES_HOST
 
 
 class BadGateway:
-    """Two ports as Gateway has them; .accepted counts connections, .requests keeps whole requests, of the api port."""
+    """Two ports as Gateway has them; of the api port: .accepted and .closed connections, .requests that were whole."""
 
     def __init__(self, aws, domain: certs.TrustDomain):
         self.domain = domain
         self.aws = aws
         self.host = "127.0.0.1"
-        self.accepted = 0
+        self.accepted = self.closed = 0
         self.requests: list[bytes] = []
         self.api_port, self.end_to_end_port, self.smtp_port = (ports.free_port() for _ in range(3))
         self._behaviour: Callable = relay_api
@@ -61,6 +61,8 @@ class BadGateway:
             last = self._open.pop(threading.get_ident())
         with contextlib.suppress(OSError):
             last.close()
+        with self._lock:
+            self.closed += serve == self._serve_api
 
     @staticmethod
     def _serve_api(self: "BadGateway", connection: socket.socket) -> None:

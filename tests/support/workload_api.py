@@ -273,9 +273,9 @@ class Issuer:
 
     def rotate(self) -> None:
         """New certificates and keys for every identity, pushed to every open stream."""
-        with self._changed:
+        with self._changed:     # whoever registers in between would get the same twice
             self._issue()
-        self.push("FetchX509SVID")
+            self.push("FetchX509SVID")
         for tell in self.on_rotate:
             tell()
 
