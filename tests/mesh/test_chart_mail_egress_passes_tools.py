@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the field's own tools say of the platform chart: helm lint, kubeconform, istioctl analyze."""
+"""What the field's own tools say of the platform chart: helm lint, istioctl analyze.
+
+kubeconform, over all charts, is test_kubeconform_finds_nothing.py's.
+"""
 
 import json
 import os
@@ -9,7 +12,6 @@ import subprocess
 import pytest
 import yaml
 from support.charts import HELM_VERSIONS, ROOT, Chart, Rendered, helm_path
-from support.kube_schemas import KubeSchemas
 
 CHART = Chart("mail-egress", "")
 
@@ -29,36 +31,6 @@ def ci(request, chart) -> Rendered:
 def test_helm_lint_is_content(version):
     chart = Chart("mail-egress", helm_path(version))
     assert "0 chart(s) failed" in chart.lint(chart.ci["full"])
-
-
-@pytest.fixture(scope="session")
-def schemas(kube_api, programs, tmp_path_factory) -> KubeSchemas:
-    schemas = KubeSchemas(os.environ["KUBECONFORM"], str(tmp_path_factory.mktemp("schemas")))
-    schemas.add_openapi(json.loads(kube_api.kubectl("get", "--raw", "/openapi/v2").stdout))
-    schemas.add_definitions(f"{programs.istio_source}/manifests/charts/base/files/crd-all.gen.yaml")
-    for path in pathlib.Path(programs.spire_crds).glob("*.yaml"):
-        schemas.add_definitions(path)
-    return schemas
-
-
-def test_kubeconform_finds_every_object_valid(ci, schemas):
-    assert schemas.findings(ci.text) == []
-
-
-@pytest.mark.parametrize(("kind", "path"), [
-    ("Deployment", ["spec", "template", "spec", "containers", 0, "readinessProbe", "httpGet"]),
-    ("DestinationRule", ["spec", "trafficPolicy", "portLevelSettings", 0, "tls"]),
-    ("AuthorizationPolicy", ["spec", "rules", 0, "to", 0, "operation"]),
-    ("ClusterSPIFFEID", ["spec"]),
-])
-def test_kubeconform_sees_a_misspelt_field(chart, schemas, kind, path):
-    entry = yaml.safe_load(yaml.safe_dump(chart.feature("default").of(kind)[0]))
-    place = entry
-    for key in path:
-        place = place[key]
-    place["sinMask"] = "x"
-    [finding] = schemas.findings(yaml.safe_dump(entry))
-    assert "sinMask" in finding
 
 
 def analyze(programs, text: str, directory: pathlib.Path) -> list[dict]:

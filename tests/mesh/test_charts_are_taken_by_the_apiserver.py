@@ -5,10 +5,7 @@ import os
 
 import pytest
 import yaml
-from support.charts import ROOT, Chart, helm_path
-
-CASES = sorted((values.parent.parent.name, values.name.removesuffix("-values.yaml"))
-               for values in ROOT.glob("helm/*/ci/*-values.yaml"))
+from support.charts import CI_CASES, Chart, helm_path
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +24,7 @@ def render(kube_api, istiod, programs):
     return once
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
+@pytest.fixture(params=CI_CASES, ids=lambda case: "-".join(case))
 def case(request, render):
     return render(*request.param)
 
@@ -37,7 +34,7 @@ def names(objects) -> list[tuple[str, str]]:
 
 
 def test_charts_have_cases():
-    assert {name for name, _ in CASES} >= {"mail-egress", "svidmail"}
+    assert {name for name, _ in CI_CASES} >= {"mail-egress", "svidmail"}
 
 
 def test_a_dry_run_and_an_installation_are_taken(kube_api, case):

@@ -23,6 +23,9 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 KUBE_VERSION = "1.36.3"
 HELM_VERSIONS = ("3", "4")
+# (chart, feature) of every values file in a chart's ci/.
+CI_CASES = sorted((values.parent.parent.name, values.name.removesuffix("-values.yaml"))
+                  for values in ROOT.glob("helm/*/ci/*-values.yaml"))
 
 Values = dict | str | os.PathLike
 
