@@ -317,7 +317,8 @@ def test_ports_that_the_mesh_excludes_are_taken_over(cluster, version):
 @pytest.mark.parametrize("revision", ["", "a-tag"])
 def test_ports_of_a_mesh_that_has_revisions_only_are_taken_over(cluster, chart, revision):
     def injector(name: str, ports: str) -> dict:
-        return config_map(f"istio-sidecar-injector-{name}", values={"global": {"proxy": {"excludeOutboundPorts": ports}}})
+        proxy = {"excludeOutboundPorts": ports}
+        return config_map(f"istio-sidecar-injector-{name}", values={"global": {"proxy": proxy}})
 
     mesh = cluster(injector("1-30", "3306"), injector("1-31", "3306,6379"))
     assert 'orValue("3306,6379")' in chart.try_on(mesh, chart.ci["injection"], {"gateway": {"revision": revision}})

@@ -119,7 +119,10 @@ def test_a_refusal_of_ses_is_passed_on_once(gateway, aws, client_svid):
 
 @pytest.fixture
 def impatient(egress, gateway):
-    """The chart's two timeouts cut short, the one of a connection the shorter, until the next test."""
+    """Other timeouts than the chart's usual ones until the next test: short for an answer, not for a connection.
+
+    One to the stand-in may take a while on a busy machine.
+    """
 
     def connect_timeouts(dump: dict) -> set[str]:
         """Of AWS's clusters; the bootstrap's have their own."""
@@ -135,8 +138,8 @@ def impatient(egress, gateway):
         poll_until(f"timeouts of {timeout} and {connect_timeout}", has_them, 10)
 
     try:
-        egress({"upstream": {"timeout": "3s", "connectTimeout": "1s"}})
-        wait_for_timeouts("3s", "1s")
+        egress({"upstream": {"timeout": "8s", "connectTimeout": "6s"}})
+        wait_for_timeouts("8s", "6s")
         yield
     finally:
         egress()

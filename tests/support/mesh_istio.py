@@ -159,8 +159,11 @@ class MeshGateway:
 
     def stop(self) -> None:
         if self.process is not None:
+            envoys = self._children() if self.process.is_alive() else []
             self.process.kill()     # its orderly end takes as long as the chart lets connections drain
             self.process = None
+            # Envoy ends by the end of its parent, a little later; its ports are the next start's.
+            poll_until("Envoy to be gone", lambda: not any(os.path.exists(f"/proc/{pid}/exe") for pid in envoys), 10)
 
     def _lay_out(self) -> None:
         """The files a pod has, below the working directory: pilot-agent's own paths are relative."""
@@ -238,10 +241,13 @@ class MeshGateway:
 
     @property
     def envoy_pid(self) -> int:
-        """pilot-agent's only child, forked by whichever of its threads."""
-        children = [pid for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()
-                    for pid in (task / "children").read_text().split()]
-        return int(children[0])
+        """pilot-agent's only child."""
+        return self._children()[0]
+
+    def _children(self) -> list[int]:
+        """Forked by whichever of its threads."""
+        return [int(pid) for task in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir()
+                for pid in (task / "children").read_text().split()]
 
     def _admin(self, method: str, path: str) -> str:
         status, body = _get("127.0.0.1", ENVOY_ADMIN_PORT, path, method)
