@@ -18,7 +18,7 @@ from support.mesh_kube_api import KubeApi
 from support.mesh_network import GATEWAY_ADDRESS, SES_ADDRESS, SES_SMTP_ADDRESS, PrivateNetwork
 from support.processes import make_workdir, poll_until
 from support.sidecar import ROLE_ARN, SIDECAR_UID
-from support.world import REGION, SES_HOST, SIDECAR_PATH, SMTP_HOST, STS_HOST
+from support.world import REGION, ROLES_ANYWHERE_HOST, SES_HOST, SIDECAR_PATH, SMTP_HOST, STS_HOST
 
 EGRESS_VALUES = {
     "trustDomain": "example.org", "regions": [REGION],
@@ -60,7 +60,7 @@ def network(session_dir, web_authority):
     network = PrivateNetwork(session_dir(), web_authority.pem)
     network.enter()
     network.set_hosts({MeshGateway.host: GATEWAY_ADDRESS, SES_HOST: SES_ADDRESS, STS_HOST: SES_ADDRESS,
-                       SMTP_HOST: SES_SMTP_ADDRESS})
+                       ROLES_ANYWHERE_HOST: SES_ADDRESS, SMTP_HOST: SES_SMTP_ADDRESS})
     return network
 
 
@@ -89,7 +89,8 @@ def istiod(programs, session_dir, kube_api):
 @pytest.fixture(scope="session")
 def session_aws(session_dir, network, spire, web_authority):
     with FakeAws(session_dir(), jwks=spire.jwks, issuer=spire.jwt_issuer, subjects=[spire.id(SIDECAR_PATH)],
-                 roles=[ROLE_ARN], region=REGION, authority=web_authority, address=SES_ADDRESS, port=443) as fake:
+                 roles=[ROLE_ARN], region=REGION, hosts=[ROLES_ANYWHERE_HOST], authority=web_authority,
+                 address=SES_ADDRESS, port=443) as fake:
         yield fake
 
 

@@ -8,6 +8,7 @@ REGION = "eu-central-1"
 SES_HOST = f"email.{REGION}.amazonaws.com"
 STS_HOST = f"sts.{REGION}.amazonaws.com"
 SMTP_HOST = f"email-smtp.{REGION}.amazonaws.com"
+ROLES_ANYWHERE_HOST = f"rolesanywhere.{REGION}.amazonaws.com"
 
 GATEWAY_PATH = "/ns/mail-egress/sa/mail-egress"
 SIDECAR_PATH = "/ns/shop/sa/checkout/svidmail"
