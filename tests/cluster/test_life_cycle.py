@@ -4,6 +4,7 @@
 How a pod ends is test_pod_ends.py's and test_deletion.py's.
 """
 
+import concurrent.futures
 import datetime
 import json
 import signal
@@ -56,7 +57,8 @@ def test_the_app_waits_for_the_sidecars_startup_probe_and_not_for_its_process(ne
                    for event in cluster.get("events", namespace=shop.namespace)["items"])
 
     poll_until("the probe to fail", probe_failed, 30, interval=0.2)
-    assert "smtp.listening" in [line["event"] for line in shop.sidecar_log("checkout")]
+    poll_until("svidmail to listen all the same", lambda: "smtp.listening" in [
+        line["event"] for line in shop.sidecar_log("checkout")], 20, interval=0.2)
     assert status_of(cluster, shop.namespace, "checkout", "svidmail")["started"] is False
     app = status_of(cluster, shop.namespace, "checkout", "app")
     assert app["state"]["waiting"]["reason"] == "PodInitializing"
@@ -178,14 +180,21 @@ def test_16_mails_of_28_mb_and_200_connections_stay_far_below_the_memory_limit(s
     shop.wait_ready_to_relay("checkout")
     sidecar = Container(cluster, shop.namespace, "checkout", "svidmail")
     before = sidecar.memory_kb()
-    said = shop.exec("checkout", "app", "python3", "/app/load.py", "big", "big", str(BIG_MAILS), str(BIG_BYTES),
-                     timeout=240).stdout
-    codes = [json.loads(line)["code"] for line in said.splitlines() if '"reply"' in line]
+    held = []
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        load = beside.submit(shop.exec, "checkout", "app", "python3", "/app/load.py", "big", "big", str(BIG_MAILS),
+                             str(BIG_BYTES), timeout=240)
+        while not load.done():
+            held.append(sidecar.held_kb())
+            concurrent.futures.wait([load], timeout=0.02)
+    codes = [json.loads(line)["code"] for line in load.result().stdout.splitlines() if '"reply"' in line]
     after = sidecar.memory_kb()
     print(f"{BIG_MAILS} x {BIG_BYTES} bytes, {SESSIONS} connections: anonymous {before['RssAnon']} kB before, resident "
-          f"{after['VmHWM']} kB at most, charged {sidecar.peak_kb()} kB at most, {sidecar.cache_kb()} kB of it page "
-          f"cache now, limit {LIMIT_KB} kB, {sidecar.cpu_seconds():.2f} CPU s")
+          f"{after['VmHWM']} kB at most, charged {sidecar.peak_kb()} kB at most; of it page cache, which the kernel "
+          f"takes back, all but {max(held)} kB; limit {LIMIT_KB} kB, {sidecar.cpu_seconds():.2f} CPU s")
     assert codes == [250] * BIG_MAILS
+    # The body's pages on disk fill what is left; the kernel takes them back, so the limit is met by nothing else.
+    assert len(held) > 20 and max(held) < LIMIT_KB / 2
     assert after["VmHWM"] < LIMIT_KB / 2
     assert sidecar.oom_kills() == 0
     assert status_of(cluster, shop.namespace, "checkout", "svidmail")["restartCount"] == 0

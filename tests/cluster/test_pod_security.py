@@ -53,3 +53,15 @@ def test_a_shared_process_namespace_is_warned_of_by_the_apiserver_and_in_the_log
     assert "svidmail: shareProcessNamespace is true" in warning
     [event] = [event for event in shop.sidecar_log("sharing") if event["event"] == "pod.shared"]
     assert event["level"] == "warn"
+
+
+def test_the_gateways_pod_as_istio_has_injected_it_fits_the_restricted_profile(platform, cluster):
+    """The apiserver names each pod that is there and does not, when it is asked to enforce a profile."""
+    def said_of(namespace: str) -> str:
+        return cluster.kubectl("label", "namespace", namespace, "--dry-run=server", "--overwrite",
+                               *(f"{key}={value}" for key, value in RESTRICTED.items())).stderr
+
+    assert [each["name"] for each in cluster.pods("mail-egress")[0]["spec"]["containers"]] == ["istio-proxy"]
+    assert said_of("mail-egress") == ""
+    # SPIRE's agent needs the node's paths: that it would be said.
+    assert "violate the new PodSecurity" in said_of("spire-system")

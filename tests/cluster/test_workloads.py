@@ -1,26 +1,67 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An app team's own workloads: the sidecar by one line in their chart, by the label, by the kustomize component."""
+"""An app team's own workloads: the sidecar by one line in their chart, by the label, by the kustomize component.
+
+With an istio-proxy beside and without.
+"""
 
 import copy
+import functools
+import itertools
 import json
 import os
 
 import pytest
 import yaml
 from support.cluster_app import AppRelease
-from support.cluster_shop import ROOT
+from support.cluster_shop import ROOT, Shop
 from support.processes import poll_until
 
-ALL = {"deployment/checkout", "statefulset/ledger", "job/invoices"}
+WORKLOADS = ("checkout", "ledger", "invoices")
 DEPLOYMENT_ONLY = {"job": False, "statefulSet": False}
 
 
 @pytest.fixture(scope="module")
-def app(new_shared_shop, cluster, tmp_path_factory):
-    """The shop whose three workloads are installed by helm 4."""
-    shop = new_shared_shop(configured=False)
-    AppRelease(shop, cluster.helm4, tmp_path_factory.mktemp("app")).install()
-    return shop
+def install(new_shared_shop, cluster, tmp_path_factory):
+    """install(WAY, PROXY): a shop whose three workloads have their sidecar by the `library` chart or the `label`."""
+
+    @functools.cache
+    def once(way: str, proxy: str) -> Shop:
+        mesh = proxy == "istio-proxy"
+        shop = new_shared_shop(configured=way == "label", restricted=not mesh)
+        if way == "library":
+            AppRelease(shop, cluster.helm4, tmp_path_factory.mktemp("app")).install({"mesh": mesh})
+        else:
+            shop.apply(*labelled_workloads(shop, mesh=mesh))
+        return shop
+
+    return once
+
+
+@pytest.fixture(scope="module")
+def app(install):
+    """By helm 4, as the README of the library chart has it."""
+    return install("library", "bare")
+
+
+@pytest.fixture(params=itertools.product(("library", "label"), ("bare", "istio-proxy")), ids="-".join)
+def each_way(request, install):
+    """The shop, by each way, with and without an istio-proxy beside."""
+    return install(*request.param)
+
+
+def labelled_workloads(shop: Shop, *, mesh: bool = False) -> list[dict]:
+    """What the chart of the app has, as its team writes it with the label instead of the line."""
+    def workload(kind: str, name: str, word: str, spec: dict, **pod) -> dict:
+        template = shop.pod_template(word, mesh=mesh, **pod)
+        template["metadata"]["labels"]["app"] = name
+        if kind != "Job":
+            spec = spec | {"selector": {"matchLabels": {"app": name}}}
+        return {"apiVersion": "batch/v1" if kind == "Job" else "apps/v1", "kind": kind, "metadata": {"name": name},
+                "spec": spec | {"template": template}}
+
+    return [workload("Deployment", "checkout", "serve", {}),
+            workload("StatefulSet", "ledger", "serve", {"serviceName": "ledger"}),
+            workload("Job", "invoices", "job", {}, restartPolicy="Never")]
 
 
 def pod_of(shop, app: str, *, but: str = "") -> dict:
@@ -36,31 +77,41 @@ def name_of(pod: dict) -> str:
     return pod["metadata"]["name"]
 
 
-@pytest.mark.parametrize("workload", ["checkout", "ledger", "invoices"])
-def test_one_line_in_the_chart_is_enough_for_a_workload_to_send_mail(app, workload):
-    pod = pod_of(app, workload)
-    mail = app.wait_for_mail(name_of(pod))
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_one_line_or_one_label_is_enough_for_a_workload_to_send_mail(each_way, workload):
+    pod = pod_of(each_way, workload)
+    mail = each_way.wait_for_mail(name_of(pod), timeout=40)
     # SES has it before svidmail says so.
     [done] = poll_until("mail.done", lambda: [
-        line for line in app.sidecar_log(name_of(pod)) if line["event"] == "mail.done"], 20, interval=0.2)
+        line for line in each_way.sidecar_log(name_of(pod)) if line["event"] == "mail.done"], 20, interval=0.2)
     assert done["ses_message_id"] == mail.message_id
 
 
-def test_a_job_completes_and_its_sidecar_ends_with_0(app, cluster):
-    cluster.wait_ready("job/invoices", app.namespace)
+@pytest.mark.parametrize("way", ["library", "label"])
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_istio_proxy_is_beside_it_and_was_there_first(install, way, workload):
+    pod = pod_of(install(way, "istio-proxy"), workload)
+    assert [each["name"] for each in pod["spec"]["initContainers"]] == ["istio-init", "istio-proxy", "svidmail"]
+    assert "9443" in pod["metadata"]["annotations"]["traffic.sidecar.istio.io/excludeOutboundPorts"]
+
+
+def test_a_job_completes_and_its_sidecars_end_with_0(each_way, cluster):
+    cluster.wait_ready("job/invoices", each_way.namespace)
     pod = poll_until("the pod to have succeeded", lambda: (
-        pod := pod_of(app, "invoices"))["status"]["phase"] == "Succeeded" and pod, 20)
-    [sidecar] = pod["status"]["initContainerStatuses"]
-    assert (sidecar["state"]["terminated"]["exitCode"], sidecar["restartCount"]) == (0, 0)
-    assert app.sidecar_log(name_of(pod))[-1]["event"] == "app.stopped"
+        pod := pod_of(each_way, "invoices"))["status"]["phase"] == "Succeeded" and pod, 20)
+    ends = {each["name"]: (each["state"]["terminated"]["exitCode"], each["restartCount"])
+            for each in pod["status"]["initContainerStatuses"]}
+    assert ends["svidmail"] == (0, 0) and set(ends.values()) == {(0, 0)}
+    assert each_way.sidecar_log(name_of(pod))[-1]["event"] == "app.stopped"
 
 
-def test_a_statefulset_sends_again_after_a_restart(app, cluster):
-    before = pod_of(app, "ledger")
-    cluster.kubectl("rollout", "restart", "statefulset/ledger", "--namespace", app.namespace)
-    after = pod_of(app, "ledger", but=before["metadata"]["uid"])
+def test_a_statefulset_sends_again_after_a_restart(each_way, cluster):
+    before = pod_of(each_way, "ledger")
+    each_way.wait_for_mail(name_of(before), timeout=40)
+    cluster.kubectl("rollout", "restart", "statefulset/ledger", "--namespace", each_way.namespace)
+    after = pod_of(each_way, "ledger", but=before["metadata"]["uid"])
     assert name_of(after) == name_of(before) == "ledger-0"
-    poll_until("a second mail", lambda: len(app.mails("ledger-0")) == 2, 30)
+    poll_until("a second mail", lambda: len(each_way.mails("ledger-0")) == 2, 30)
 
 
 def test_the_app_installed_by_helm_3_sends_mail(new_shop, cluster, tmp_path):
@@ -74,9 +125,7 @@ def test_the_app_installed_by_helm_3_sends_mail(new_shop, cluster, tmp_path):
 def by_label(shop) -> dict:
     """The same Deployment, and the label instead of the line."""
     shop.configure()
-    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "checkout"},
-                  "spec": {"selector": {"matchLabels": {"app": "checkout"}}, "template": shop.pod_template("serve")}}
-    shop.apply(deployment)
+    shop.apply(labelled_workloads(shop)[0])
     return pod_of(shop, "checkout")
 
 

@@ -3,7 +3,8 @@
 
     sidecar = Container(cluster, "shop", "checkout", "svidmail")
     sidecar.kill(signal.SIGKILL)
-    sidecar.cpu_seconds(), sidecar.memory_kb()["RssAnon"], sidecar.peak_kb(), sidecar.oom_kills()
+    sidecar.cpu_seconds(), sidecar.memory_kb()["RssAnon"], sidecar.peak_kb(), sidecar.held_kb(),
+    sidecar.oom_kills()
 """
 
 import os
@@ -57,10 +58,13 @@ class Container:
         """What is charged to it now."""
         return int(self._read("memory", "memory.usage_in_bytes", "memory.current")) // 1024
 
-    def cache_kb(self) -> int:
-        """Pages of files, which the kernel takes back when they are wanted."""
+    def held_kb(self) -> int:
+        """What the kernel could not take back now: memory of its processes, and what the kernel keeps for them."""
         fields = dict(line.split() for line in self._read("memory", "memory.stat", "memory.stat").splitlines())
-        return int(fields.get("total_cache", fields.get("file", 0))) // 1024
+        if "total_rss" in fields:
+            kept = int(self._read("memory", "memory.kmem.usage_in_bytes", ""))
+            return (int(fields["total_rss"]) + kept) // 1024
+        return (int(fields["anon"]) + int(fields["kernel"])) // 1024
 
     def oom_kills(self) -> int:
         fields = dict(line.split() for line in self._read("memory", "memory.oom_control", "memory.events").splitlines())
